@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backends.h"
+
+#include <cstring>
+#include <string>
+
+#include "cpu/cpu.h"
+#include "reference.h"
+
+namespace tapfield {
+namespace {
+
+const char* always(const Problem&) { return nullptr; }
+
+// Only when asked for by name.
+double never_chosen(const Problem&) { return 1e300; }
+
+constexpr DeviceType kCpu = DeviceType::cpu;
+
+constexpr Row kRows[] = {
+    {"cpu.rows", "cpu", kCpu, Pass::forward, always, cpu::forward_cost, cpu::forward_workspace, cpu::forward},
+    {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::grad_binned_why_not, cpu::grad_binned_cost, cpu::grad_binned_workspace,
+     cpu::grad_binned},
+    {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost, cpu::grad_taps_workspace,
+     cpu::grad_taps},
+    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, always, cpu::grad_grad_cost, cpu::grad_grad_workspace, cpu::grad_grad},
+
+    {"reference.values", "reference", kCpu, Pass::forward, always, never_chosen, reference::workspace,
+     reference::forward},
+    {"reference.values", "reference", kCpu, Pass::grad, always, never_chosen, reference::workspace, reference::grad},
+    {"reference.values", "reference", kCpu, Pass::grad_grad, always, never_chosen, reference::workspace,
+     reference::grad_grad},
+    // Each output element is the sum of |terms| instead of the sum of terms: what error bounds are made of.
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, always, never_chosen, reference::workspace,
+     reference::forward_magnitudes},
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad, always, never_chosen, reference::workspace,
+     reference::grad_magnitudes},
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad_grad, always, never_chosen, reference::workspace,
+     reference::grad_grad_magnitudes},
+};
+
+}  // namespace
+
+std::span<const Row> rows() { return kRows; }
+
+const Row& choose(const Problem& p, DeviceType device, const char* forced) {
+  const Row* best = nullptr;
+  bool named = false;
+  std::string reasons, names;
+  for (const Row& row : kRows) {
+    if (row.pass != p.pass) continue;
+    names += (names.empty() ? "" : ", ") + std::string(row.name);
+    if (forced && std::strcmp(forced, row.name) && std::strcmp(forced, row.backend)) continue;
+    named = true;
+    const char* why_not = row.device == device ? row.why_not(p) : "the tensors are on another device";
+    if (why_not)
+      reasons += std::string(reasons.empty() ? "" : "; ") + row.name + ": " + why_not;
+    else if (!best || row.cost(p) < best->cost(p))
+      best = &row;
+  }
+  if (!named) throw std::invalid_argument("backend must be one of " + names + " but is \"" + forced + '"');
+  if (!best) throw std::invalid_argument("no backend can run this call: " + reasons);
+  return *best;
+}
+
+const Row*& last_row() {
+  thread_local const Row* row = nullptr;
+  return row;
+}
+
+std::vector<BackendInfo> backends() {
+  return {
+      {"cpu", "cpu", true, std::string("SIMD target ") + cpu::simd_target()},
+      {"reference", "cpu", true, "plain loops in double, to read and to check against; runs only when named"},
+      {"cuda", "cuda", false, "this build has no CUDA backend"},
+      {"ascend", "ascend", false, "this build has no Ascend backend"},
+  };
+}
+
+}  // namespace tapfield

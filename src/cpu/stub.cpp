@@ -1,0 +1,20 @@
+// Temporary: the rows run the reference until their kernels stand.
+#include "cpu/cpu.h"
+#include "reference.h"
+namespace tapfield::cpu {
+const char* simd_target() { return "none yet"; }
+double forward_cost(const Problem&) { return 1; }
+std::size_t forward_workspace(const Problem& p, int s) { return reference::workspace(p, s); }
+void forward(const Problem& p, const Workers& w, void* m) { reference::forward(p, w, m); }
+const char* grad_binned_why_not(const Problem&) { return nullptr; }
+double grad_binned_cost(const Problem&) { return 1; }
+std::size_t grad_binned_workspace(const Problem& p, int s) { return reference::workspace(p, s); }
+void grad_binned(const Problem& p, const Workers& w, void* m) { reference::grad(p, w, m); }
+const char* grad_taps_why_not(const Problem&) { return nullptr; }
+double grad_taps_cost(const Problem&) { return 2; }
+std::size_t grad_taps_workspace(const Problem& p, int s) { return reference::workspace(p, s); }
+void grad_taps(const Problem& p, const Workers& w, void* m) { reference::grad(p, w, m); }
+double grad_grad_cost(const Problem&) { return 1; }
+std::size_t grad_grad_workspace(const Problem& p, int s) { return reference::workspace(p, s); }
+void grad_grad(const Problem& p, const Workers& w, void* m) { reference::grad_grad(p, w, m); }
+}

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// Problem: one checked call as plain sizes, strides and pointers, passed by reference to every kernel.
+// Layout lives in the strides alone: kernels see one logical order, [N, H, W, C]. Nothing below the API checks
+// an argument again.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tapfield/tapfield.hpp"
+
+namespace tapfield {
+
+enum class Pass { forward, grad, grad_grad };
+
+inline bool is_16bit(DType t) { return t == DType::float16 || t == DType::bfloat16; }
+inline std::int64_t size_of(DType t) { return is_16bit(t) ? 2 : t == DType::float32 ? 4 : 8; }
+const char* name_of(DType t);
+
+// A tensor in logical [N, H, W, C] order; for offsets and grad_offsets C is the P*G*Kh*Kw channel axis.
+struct View {
+  char* data = nullptr;  // null: absent
+  DType dtype = DType::float32;
+  std::int64_t n = 0, h = 0, w = 0, c = 0;  // strides in elements, of any sign; c is 1 where there is one channel
+
+  bool adjacent() const { return c == 1; }  // a pixel's channels lie side by side
+  char* at(std::int64_t in, std::int64_t ih, std::int64_t iw, std::int64_t ic) const {
+    return data + (in * n + ih * h + iw * w + ic * c) * size_of(dtype);
+  }
+};
+
+struct Problem {
+  Pass pass = Pass::forward;
+  std::int64_t n = 0, h = 0, w = 0, c = 0;    // of x
+  std::int64_t ho = 0, wo = 0;                // output pixels; y and grad are [n, ho*kh, wo*kw, c]
+  std::int64_t kh = 1, kw = 1, groups = 1;
+  std::int64_t stride_h = 1, stride_w = 1, dil_h = 1, dil_w = 1, top = 0, left = 0;
+  bool modulated = true;
+  bool closed = false;  // border "closed"
+
+  // in
+  View x;           // [n, h, w, c]
+  View offsets;     // [n, ho, wo, planes*groups*kh*kw]
+  View grad;        // [n, ho*kh, wo*kw, c]       grad, grad_grad
+  View gg_x;        // as x, may be absent        grad_grad
+  View gg_offsets;  // as offsets, may be absent  grad_grad
+  // out
+  View y;             // as grad                  forward
+  View grad_grad;     // as grad                  grad_grad
+  View grad_x;        // as x                     grad, grad_grad
+  View grad_offsets;  // as offsets               grad, grad_grad
+
+  std::int64_t planes() const { return modulated ? 3 : 2; }
+  std::int64_t taps() const { return kh * kw; }              // per group
+  std::int64_t lanes() const { return groups * kh * kw; }    // taps of one output pixel; one plane of offsets
+  std::int64_t group_channels() const { return c / groups; }
+  std::int64_t base_h(std::int64_t iho, std::int64_t ikh) const { return iho * stride_h - top + ikh * dil_h; }
+  std::int64_t base_w(std::int64_t iwo, std::int64_t ikw) const { return iwo * stride_w - left + ikw * dil_w; }
+};
+
+// The operators' arguments by name; null where the pass has no such tensor.
+struct Arguments {
+  const Tensor* x = nullptr;
+  const Tensor* offsets = nullptr;
+  const Tensor* grad = nullptr;
+  const Tensor* gg_x = nullptr;
+  const Tensor* gg_offsets = nullptr;
+  const Tensor* y = nullptr;
+  const Tensor* grad_grad = nullptr;
+  const Tensor* grad_x = nullptr;
+  const Tensor* grad_offsets = nullptr;
+};
+
+// Checks everything that docs/operators.md, "Errors", lists, and throws as tapfield.hpp says. With
+// `with_data` false, pointers are neither required nor compared (workspace_size).
+Problem make_problem(Pass pass, const Arguments& arguments, const Attributes& attributes, bool with_data);
+
+}  // namespace tapfield
