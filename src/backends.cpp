@@ -18,7 +18,7 @@ double never_chosen(const Problem&) { return 1e300; }
 constexpr DeviceType kCpu = DeviceType::cpu;
 
 constexpr Row kRows[] = {
-    {"cpu.rows", "cpu", kCpu, Pass::forward, always, cpu::forward_cost, cpu::forward_workspace, cpu::forward},
+    {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace, cpu::forward},
     {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::grad_binned_why_not, cpu::grad_binned_cost, cpu::grad_binned_workspace,
      cpu::grad_binned},
     {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost, cpu::grad_taps_workspace,

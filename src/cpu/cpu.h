@@ -10,6 +10,9 @@ namespace tapfield::cpu {
 
 const char* simd_target();  // the instruction set that dispatch chose, e.g. "AVX3"
 
+// Why no row of the CPU can run p, or null (geometry.cpp).
+const char* too_wide(const Problem& p);
+
 // forward.cpp
 double forward_cost(const Problem& p);
 std::size_t forward_workspace(const Problem& p, int slots);

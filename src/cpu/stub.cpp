@@ -2,10 +2,10 @@
 #include "cpu/cpu.h"
 #include "reference.h"
 namespace tapfield::cpu {
-const char* simd_target() { return "none yet"; }
-double forward_cost(const Problem&) { return 1; }
-std::size_t forward_workspace(const Problem& p, int s) { return reference::workspace(p, s); }
-void forward(const Problem& p, const Workers& w, void* m) { reference::forward(p, w, m); }
+
+
+
+
 const char* grad_binned_why_not(const Problem&) { return nullptr; }
 double grad_binned_cost(const Problem&) { return 1; }
 std::size_t grad_binned_workspace(const Problem& p, int s) { return reference::workspace(p, s); }

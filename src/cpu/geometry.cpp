@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/geometry.cpp"
+#include <algorithm>
+#include <cmath>
+
+#include <hwy/foreach_target.h>  // must come before highway.h
+
+#include "cpu/simd.h"
+#include "cpu/geometry.h"
+#include "cpu/pack.h"
+
+#ifndef TAPFIELD_CPU_GEOMETRY_ONCE_
+#define TAPFIELD_CPU_GEOMETRY_ONCE_
+namespace tapfield::cpu {
+
+// Planes of offsets or grad_offsets: lane l of pixel i of plane q stands at plane[q][i * pitch + l].
+template <class F>
+struct Planes {
+  F* plane[3];
+  std::int64_t pitch;
+};
+
+// Floors below this convert to int32, and base + floor cannot overflow (too_wide keeps bases below 2^29).
+constexpr float kReach = 0x1p30f;
+
+}  // namespace tapfield::cpu
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace tapfield::cpu::HWY_NAMESPACE {
+
+// ------ Position
+
+template <class F>
+struct Position {
+  hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> cell;  // kDead where dead, along this axis
+  hn::Vec<hn::ScalableTag<F>> fraction;
+  hn::Mask<hn::ScalableTag<F>> live;
+};
+
+// math.h's reaches, cell and live. `base` holds each lane's integer position.
+template <class F>
+HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
+                              hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> base, std::int64_t size, bool closed) {
+  const hn::ScalableTag<F> d;
+  const hn::Rebind<std::int32_t, decltype(d)> di;
+  const auto floor = hn::Floor(offset);
+  const auto fraction = hn::Sub(offset, floor);
+  const auto reach = hn::Lt(hn::Abs(floor), hn::Set(d, F{kReach}));  // false for NaN
+  const auto safe = hn::IfThenElseZero(reach, floor);
+  if constexpr (sizeof(F) == 4) {
+    const auto cell = hn::Add(base, hn::ConvertTo(di, safe));
+    const auto below = hn::Lt(cell, hn::Set(di, static_cast<std::int32_t>(size)));
+    const auto after = hn::Gt(cell, hn::Set(di, -1));
+    const auto at = hn::Eq(cell, hn::Set(di, -1));
+    const auto enters = closed ? hn::FirstN(di, hn::Lanes(di)) : hn::RebindMask(di, hn::Gt(fraction, hn::Zero(d)));
+    const auto live = hn::And(hn::RebindMask(di, reach), hn::And(below, hn::Or(after, hn::And(at, enters))));
+    return {cell, fraction, hn::RebindMask(d, live)};
+  } else {
+    const auto cell = hn::Add(hn::PromoteTo(d, base), safe);  // exact: below 2^31
+    const auto below = hn::Lt(cell, hn::Set(d, static_cast<F>(size)));
+    const auto after = hn::Gt(cell, hn::Set(d, F{-1}));
+    const auto at = hn::Eq(cell, hn::Set(d, F{-1}));
+    const auto enters = closed ? hn::FirstN(d, hn::Lanes(d)) : hn::Gt(fraction, hn::Zero(d));
+    return {hn::DemoteTo(di, cell), fraction, hn::And(reach, hn::And(below, hn::Or(after, hn::And(at, enters))))};
+  }
+}
+
+// `cell` where live, else `dead`. A mask of F's lanes has as many lanes as the int32s, but not their width.
+template <class F, class DI>
+HWY_INLINE hn::Vec<DI> IfLive(hn::Mask<hn::ScalableTag<F>> live, hn::Vec<DI> cell, std::int32_t dead, DI di) {
+  if constexpr (sizeof(F) == 4) {
+    return hn::IfThenElse(hn::RebindMask(di, live), cell, hn::Set(di, dead));
+  } else {
+    const hn::ScalableTag<F> d;
+    return hn::DemoteTo(di, hn::IfThenElse(live, hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(dead))));
+  }
+}
+
+template <class F>
+void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets) {
+  const hn::ScalableTag<F> d;
+  const hn::Rebind<std::int32_t, decltype(d)> di;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t kh = 0, kw = 0;  // of lane l + j: strips begin with a group's first tap
+  HWY_ALIGN std::int32_t along_h[hn::MaxLanes(di)], along_w[hn::MaxLanes(di)];
+  for (std::int64_t l = 0; l < s.lanes; l += lanes) {
+    for (std::int64_t j = 0; j < lanes; ++j) {  // lanes past the last are computed and never looked at
+      along_h[j] = static_cast<std::int32_t>(p.base_h(s.ho, kh));
+      along_w[j] = static_cast<std::int32_t>(p.base_w(s.wo0, kw));
+      if (++kw == p.kw) kw = 0, kh = kh + 1 == p.kh ? 0 : kh + 1;
+    }
+    const auto base_h = hn::Load(di, along_h);
+    auto base_w = hn::Load(di, along_w);
+    const auto step_w = hn::Set(di, static_cast<std::int32_t>(s.count > 1 ? p.stride_w : 0));
+    const auto rest = static_cast<std::size_t>(s.lanes - l);
+    for (std::int64_t i = 0; i < s.count; ++i, base_w = hn::Add(base_w, step_w)) {
+      const std::int64_t from = i * offsets.pitch + l, to = i * s.pitch + l;
+      const bool tail = s.lanes - l < lanes;
+      const auto o_w = tail ? LoadFirst(d, offsets.plane[0] + from, rest) : hn::LoadU(d, offsets.plane[0] + from);
+      const auto o_h = tail ? LoadFirst(d, offsets.plane[1] + from, rest) : hn::LoadU(d, offsets.plane[1] + from);
+      auto m = hn::Set(d, F{1});
+      if (p.modulated) m = tail ? LoadFirst(d, offsets.plane[2] + from, rest) : hn::LoadU(d, offsets.plane[2] + from);
+      const auto h = Locate<F>(o_h, base_h, p.h, p.closed), w = Locate<F>(o_w, base_w, p.w, p.closed);
+      const auto live = hn::And(h.live, w.live);
+      const auto lh = hn::IfThenElseZero(live, h.fraction), lw = hn::IfThenElseZero(live, w.fraction);
+      m = hn::IfThenElseZero(live, m);
+      hn::Store(IfLive<F>(live, h.cell, kDead, di), di, s.h0 + to);
+      hn::Store(IfLive<F>(live, w.cell, 0, di), di, s.w0 + to);
+      hn::Store(lh, d, s.lh + to);
+      hn::Store(lw, d, s.lw + to);
+      hn::Store(m, d, s.m + to);
+      const auto one = hn::Set(d, F{1});
+      const auto mhh = hn::Mul(m, hn::Sub(one, lh)), mlh = hn::Mul(m, lh), hw = hn::Sub(one, lw);
+      hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d, s.weights + 4 * to);
+    }
+  }
+}
+
+// ------ Second derivative's weights: m (a db/dlw + b db/dlh) + e b_corner
+
+template <class F>
+void SecondStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg) {
+  const hn::ScalableTag<F> d;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto one = hn::Set(d, F{1});
+  for (std::int64_t i = 0; i < s.count; ++i)
+    for (std::int64_t l = 0; l < s.lanes; l += lanes) {
+      const std::int64_t at = i * s.pitch + l;
+      const auto a = hn::LoadU(d, gg.plane[0] + i * gg.pitch + l), b = hn::LoadU(d, gg.plane[1] + i * gg.pitch + l);
+      const auto e = p.modulated ? hn::LoadU(d, gg.plane[2] + i * gg.pitch + l) : hn::Zero(d);
+      const auto lh = hn::Load(d, s.lh + at), lw = hn::Load(d, s.lw + at), m = hn::Load(d, s.m + at);
+      const auto hh = hn::Sub(one, lh), hw = hn::Sub(one, lw);
+      const auto ma = hn::Mul(m, a), mb = hn::Mul(m, b);
+      const auto w00 = hn::MulAdd(e, hn::Mul(hh, hw), hn::Neg(hn::MulAdd(ma, hh, hn::Mul(mb, hw))));
+      const auto w01 = hn::MulAdd(e, hn::Mul(hh, lw), hn::MulSub(ma, hh, hn::Mul(mb, lw)));
+      const auto w10 = hn::MulAdd(e, hn::Mul(lh, hw), hn::MulSub(mb, hw, hn::Mul(ma, lh)));
+      const auto w11 = hn::MulAdd(e, hn::Mul(lh, lw), hn::MulAdd(ma, lh, hn::Mul(mb, lw)));
+      hn::StoreInterleaved4(w00, w01, w10, w11, d, s.second + 4 * at);
+    }
+}
+
+// ------ Dots to grad_offsets
+
+template <class F>
+struct Corners {
+  hn::Vec<hn::ScalableTag<F>> v00, v01, v10, v11;
+};
+
+template <class F>
+HWY_INLINE Corners<F> LoadCorners(const F* dots, std::int64_t stride) {  // stride: F from tap to tap, 4 or 8
+  const hn::ScalableTag<F> d;
+  Corners<F> c;
+  if (stride == 4) {
+    hn::LoadInterleaved4(d, dots, c.v00, c.v01, c.v10, c.v11);
+  } else {
+    HWY_ALIGN F t[4][hn::MaxLanes(d)];
+    for (std::size_t j = 0; j < hn::Lanes(d); ++j)
+      for (std::size_t k = 0; k < 4; ++k) t[k][j] = dots[j * static_cast<std::size_t>(stride) + k];
+    c = {hn::Load(d, t[0]), hn::Load(d, t[1]), hn::Load(d, t[2]), hn::Load(d, t[3])};
+  }
+  return c;
+}
+
+// math.h's blend and its derivatives, of the corners of one vector of taps.
+template <class F>
+struct Blends {
+  hn::Vec<hn::ScalableTag<F>> b, dw, dh;
+};
+
+template <class F, class V = hn::Vec<hn::ScalableTag<F>>>
+HWY_INLINE Blends<F> Blend(const Corners<F>& c, V lh, V lw) {
+  const auto one = hn::Set(hn::ScalableTag<F>(), F{1});
+  const auto hh = hn::Sub(one, lh), hw = hn::Sub(one, lw);
+  const auto top = hn::MulAdd(hw, c.v00, hn::Mul(lw, c.v01)), bottom = hn::MulAdd(hw, c.v10, hn::Mul(lw, c.v11));
+  const auto right = hn::Sub(c.v01, c.v00), right_below = hn::Sub(c.v11, c.v10);
+  const auto down = hn::Sub(c.v10, c.v00), down_right = hn::Sub(c.v11, c.v01);
+  return {hn::MulAdd(hh, top, hn::Mul(lh, bottom)), hn::MulAdd(hh, right, hn::Mul(lh, right_below)),
+          hn::MulAdd(hw, down, hn::Mul(lw, down_right))};
+}
+
+template <class F>
+void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg, const F* dots, std::int64_t dots_pitch,
+                 const Planes<F>& out) {
+  const hn::ScalableTag<F> d;
+  const hn::Rebind<std::int32_t, decltype(d)> di;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const bool second = p.pass == Pass::grad_grad;
+  const std::int64_t stride = second ? 8 : 4;
+  for (std::int64_t i = 0; i < s.count; ++i)
+    for (std::int64_t l = 0; l < s.lanes; l += lanes) {
+      const std::int64_t at = i * s.pitch + l, to = i * out.pitch + l;
+      const F* sums = dots + (i * dots_pitch + l) * stride;
+      const auto lh = hn::Load(d, s.lh + at), lw = hn::Load(d, s.lw + at), m = hn::Load(d, s.m + at);
+      const auto v = Blend<F>(LoadCorners(sums, stride), lh, lw);
+      auto grad_w = hn::Mul(m, v.dw), grad_h = hn::Mul(m, v.dh), grad_m = v.b;
+      if (second) {
+        const std::int64_t from = i * gg.pitch + l;
+        const auto a = hn::LoadU(d, gg.plane[0] + from), b = hn::LoadU(d, gg.plane[1] + from);
+        const auto e = p.modulated ? hn::LoadU(d, gg.plane[2] + from) : hn::Zero(d);
+        const auto c = LoadCorners(sums, stride);
+        const auto cross = hn::Add(hn::Sub(hn::Sub(c.v11, c.v10), c.v01), c.v00);
+        const auto u = Blend<F>(LoadCorners(sums + 4, stride), lh, lw);
+        grad_w = hn::MulAdd(m, hn::MulAdd(b, cross, u.dw), hn::Mul(e, v.dw));
+        grad_h = hn::MulAdd(m, hn::MulAdd(a, cross, u.dh), hn::Mul(e, v.dh));
+        grad_m = hn::Add(u.b, hn::MulAdd(a, v.dw, hn::Mul(b, v.dh)));
+      }
+      const auto cell = hn::Load(di, s.h0 + at);
+      hn::Mask<decltype(d)> live;
+      if constexpr (sizeof(F) == 4) live = hn::RebindMask(d, hn::Ne(cell, hn::Set(di, kDead)));
+      else live = hn::Ne(hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(kDead)));
+      const hn::Vec<decltype(d)> results[3] = {grad_w, grad_h, grad_m};
+      for (std::int64_t q = 0; q < p.planes(); ++q) {
+        const auto r = hn::IfThenElseZero(live, results[q]);
+        if (s.lanes - l >= lanes) hn::StoreU(r, d, out.plane[q] + to);
+        else StoreFirst(r, d, out.plane[q] + to, static_cast<std::size_t>(s.lanes - l));
+      }
+    }
+}
+
+void LocateF32(const Problem& p, const Strip<float>& s, const Planes<const float>& o) { LocateStrip(p, s, o); }
+void LocateF64(const Problem& p, const Strip<double>& s, const Planes<const double>& o) { LocateStrip(p, s, o); }
+void SecondF32(const Problem& p, const Strip<float>& s, const Planes<const float>& gg) { SecondStrip(p, s, gg); }
+void SecondF64(const Problem& p, const Strip<double>& s, const Planes<const double>& gg) { SecondStrip(p, s, gg); }
+void FinishF32(const Problem& p, const Strip<float>& s, const Planes<const float>& gg, const float* dots,
+               std::int64_t pitch, const Planes<float>& out) { FinishStrip(p, s, gg, dots, pitch, out); }
+void FinishF64(const Problem& p, const Strip<double>& s, const Planes<const double>& gg, const double* dots,
+               std::int64_t pitch, const Planes<double>& out) { FinishStrip(p, s, gg, dots, pitch, out); }
+
+}  // namespace tapfield::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace tapfield::cpu {
+namespace {
+
+HWY_EXPORT(LocateF32);
+HWY_EXPORT(LocateF64);
+HWY_EXPORT(SecondF32);
+HWY_EXPORT(SecondF64);
+HWY_EXPORT(FinishF32);
+HWY_EXPORT(FinishF64);
+
+// The planes of a strip where they lie in the tensor, if its memory is as kernels read it.
+template <class F>
+Planes<F> in_place(const Problem& p, const View& view, const Strip<F>& s) {
+  Planes<F> r{{}, view.w};
+  for (std::int64_t q = 0; q < p.planes(); ++q)
+    r.plane[q] = reinterpret_cast<F*>(view.at(s.n, s.ho, s.wo0, q * p.lanes() + s.lane0));
+  return r;
+}
+
+// The planes of a strip, in `room` if they must be converted or their lanes brought together.
+template <class F>
+Planes<const F> read_planes(const Problem& p, const View& view, const Strip<F>& s, F* const room[3], bool whole_vectors) {
+  Planes<F> r{{room[0], room[1], room[2]}, s.pitch};
+  if (plain<F>(view) && !whole_vectors) r = in_place(p, view, s);
+  else
+    for (std::int64_t q = 0; q < p.planes(); ++q) {
+      const std::int64_t c0 = q * p.lanes() + s.lane0;
+      if (view.data) load_row(view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch, s.buffer);
+      else std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
+    }
+  return {{r.plane[0], r.plane[1], r.plane[2]}, r.pitch};
+}
+
+}  // namespace
+
+const char* too_wide(const Problem& p) {
+  constexpr std::int64_t limit = std::int64_t{1} << 29;
+  // Bases run from -top to the last tap's, which stays inside the padded map.
+  const bool fits = p.h < limit && p.w < limit && p.top < limit && p.left < limit &&
+                    p.base_h(p.ho - 1, p.kh - 1) < limit && p.base_w(p.wo - 1, p.kw - 1) < limit;
+  return fits ? nullptr : "a side of the padded map is 2^29 pixels or more";
+}
+
+template <class F>
+Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room) {
+  pitch = padded(room);
+  const std::int64_t size = pixels(room) * pitch;
+  h0 = carver.take<std::int32_t>(size), w0 = carver.take<std::int32_t>(size);
+  lh = carver.take<F>(size), lw = carver.take<F>(size), m = carver.take<F>(size);
+  weights = carver.take<F>(4 * size);
+  const bool needs_second = p.pass == Pass::grad_grad;
+  second = needs_second ? carver.take<F>(4 * size) : nullptr;
+  for (F*& plane : planes) plane = carver.take<F>(size);
+  for (F*& plane : gg) plane = needs_second ? carver.take<F>(size) : nullptr;
+  buffer = carver.take<F>(size);
+}
+
+template <class F>
+void locate(const Problem& p, Strip<F>& s) {
+  const auto offsets = read_planes(p, p.offsets, s, s.planes, false);
+  if constexpr (sizeof(F) == 4) HWY_DYNAMIC_DISPATCH(LocateF32)(p, s, offsets);
+  else HWY_DYNAMIC_DISPATCH(LocateF64)(p, s, offsets);
+  if (!s.second) return;
+  const auto gg = read_planes(p, p.gg_offsets, s, s.gg, true);
+  if constexpr (sizeof(F) == 4) HWY_DYNAMIC_DISPATCH(SecondF32)(p, s, gg);
+  else HWY_DYNAMIC_DISPATCH(SecondF64)(p, s, gg);
+}
+
+template <class F>
+void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitch) {
+  const Planes<const F> gg{{s.gg[0], s.gg[1], s.gg[2]}, s.pitch};
+  const bool direct = plain<F>(p.grad_offsets);
+  const Planes<F> out = direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
+  if constexpr (sizeof(F) == 4) HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_pitch, out);
+  else HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_pitch, out);
+  if (direct) return;
+  for (std::int64_t q = 0; q < p.planes(); ++q) {
+    const std::int64_t c0 = q * p.lanes() + s.lane0;
+    store_row(p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q], out.pitch, s.buffer);
+  }
+}
+
+template struct Strip<float>;
+template struct Strip<double>;
+template void locate(const Problem&, Strip<float>&);
+template void locate(const Problem&, Strip<double>&);
+template void finish(const Problem&, Strip<float>&, const float*, std::int64_t);
+template void finish(const Problem&, Strip<double>&, const double*, std::int64_t);
+
+}  // namespace tapfield::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scalar part of every schedule, vectorised over the taps of an output pixel: offsets to cells, fractions and
+// weights, and dot products to grad_offsets. It works on strips: some output pixels of one row, some lanes (whole
+// groups of taps). Bit for bit math.h, which tests hold it to.
+#pragma once
+
+#include <limits>
+
+#include "execution.h"
+#include "problem.h"
+
+namespace tapfield::cpu {
+
+
+
+
+constexpr std::int32_t kDead = std::numeric_limits<std::int32_t>::min();
+
+// Scratch of one strip. Lane l of pixel i stands at [i * pitch + l]; arrays are padded to whole vectors.
+template <class F>
+struct Strip {
+  Strip(Carver& carver, const Problem& p, std::int64_t lanes);  // room for `lanes` lanes of pixels() pixels
+
+  // Pixels in a strip of so many lanes: a strip's arrays stay in L1 and L2.
+  static std::int64_t pixels(std::int64_t lanes) { return lanes >= 2048 ? 1 : 2048 / (lanes ? lanes : 1); }
+  static std::int64_t padded(std::int64_t lanes) { return (lanes + 15) / 16 * 16; }
+
+  // Where the strip lies.
+  std::int64_t n = 0, ho = 0, wo0 = 0, count = 0;  // pixels [wo0, wo0 + count) of output row ho of image n
+  std::int64_t lane0 = 0, lanes = 0;               // lanes [lane0, lane0 + lanes), whole groups
+
+  std::int64_t pitch;
+  std::int32_t *h0, *w0;   // cell; h0 = kDead where the tap is dead
+  F *lh, *lw, *m;          // fractions, mask (1 if not modulated); 0 where dead
+  F* weights;              // [..][4]: m b00, m b01, m b10, m b11
+  F* second;               // [..][4]: second_weight of the corners 00, 01, 10, 11; null but in grad_grad
+  F* planes[3];            // offsets, then grad_offsets, where the tensor's own memory cannot serve
+  F* gg[3];                // gg_offsets; null but in grad_grad
+  void* buffer;            // of 16-bit elements on their way
+};
+
+// Reads offsets; fills in h0, w0, lh, lw, m and weights, and second (from gg_offsets, absent = 0) where there is room.
+template <class F>
+void locate(const Problem& p, Strip<F>& strip);
+
+// Writes grad_offsets of a located strip from dots: [count][dots_pitch][4] for Pass::grad, the four
+// sum(grad * v_corner); [count][dots_pitch][8] for Pass::grad_grad, those and the four sum(grad * u_corner).
+// Dots of dead taps are not looked at; 4 vectors past the last one are read.
+template <class F>
+void finish(const Problem& p, Strip<F>& strip, const F* dots, std::int64_t dots_pitch);
+
+}  // namespace tapfield::cpu
