@@ -79,14 +79,16 @@ void write(const View& t, int64_t n, int64_t h, int64_t w, int64_t c, double v) 
 struct Tap {
   bool live;
   int64_t h0, w0;
-  double lh, lw, m;
+  double lh, hh, lw, hw, m;
 };
 
-// Floor and fraction come from the offset itself, so that the fraction keeps its bits far from the origin.
-bool locate(double offset, int64_t base, int64_t size, bool closed, int64_t& floor, double& fraction) {
+// Floor, fraction and its complement come from the offset itself, so that both keep all their digits, far from the
+// origin and next to an integer.
+bool locate(double offset, int64_t base, int64_t size, bool closed, int64_t& floor, double& fraction, double& complement) {
   if (!(std::fabs(offset) < 0x1p62)) return false;  // NaN, infinite, or out of any map's reach
   floor = base + static_cast<int64_t>(std::floor(offset));
   fraction = offset - std::floor(offset);
+  complement = fraction == 0 ? 1 : std::ceil(offset) - offset;
   const bool after_minus_one = closed ? floor >= -1 : floor > -1 || (floor == -1 && fraction > 0);
   return after_minus_one && floor < size;
 }
@@ -94,8 +96,8 @@ bool locate(double offset, int64_t base, int64_t size, bool closed, int64_t& flo
 Tap tap_at(const Problem& p, int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh, int64_t kw) {
   const int64_t tap = (g * p.kh + kh) * p.kw + kw, plane = p.groups * p.kh * p.kw;
   Tap t;
-  const bool live_w = locate(read(p.offsets, n, ho, wo, tap), wo * p.stride_w - p.left + kw * p.dil_w, p.w, p.closed, t.w0, t.lw);
-  const bool live_h = locate(read(p.offsets, n, ho, wo, plane + tap), ho * p.stride_h - p.top + kh * p.dil_h, p.h, p.closed, t.h0, t.lh);
+  const bool live_w = locate(read(p.offsets, n, ho, wo, tap), wo * p.stride_w - p.left + kw * p.dil_w, p.w, p.closed, t.w0, t.lw, t.hw);
+  const bool live_h = locate(read(p.offsets, n, ho, wo, plane + tap), ho * p.stride_h - p.top + kh * p.dil_h, p.h, p.closed, t.h0, t.lh, t.hh);
   t.live = live_h && live_w;
   t.m = p.modulated ? read(p.offsets, n, ho, wo, 2 * plane + tap) : 1;
   return t;
@@ -118,7 +120,7 @@ void for_each_corner(const Problem& p, const Tap& t, const Visit& visit) {
     for (int j = 0; j < 2; ++j) {
       const int64_t h = t.h0 + i, w = t.w0 + j;
       if (h < 0 || h >= p.h || w < 0 || w >= p.w) continue;
-      const double bh = i ? t.lh : 1 - t.lh, bw = j ? t.lw : 1 - t.lw;
+      const double bh = i ? t.lh : t.hh, bw = j ? t.lw : t.hw;
       const double sign_h = i ? 1 : -1, sign_w = j ? 1 : -1;
       visit(h, w, bh * bw, bh * sign_w, bw * sign_h, sign_h * sign_w);
     }

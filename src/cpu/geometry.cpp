@@ -35,11 +35,11 @@ namespace tapfield::cpu::HWY_NAMESPACE {
 template <class F>
 struct Position {
   hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> cell;  // kDead where dead, along this axis
-  hn::Vec<hn::ScalableTag<F>> fraction;
+  hn::Vec<hn::ScalableTag<F>> fraction, complement;
   hn::Mask<hn::ScalableTag<F>> live;
 };
 
-// math.h's reaches, cell and live. `base` holds each lane's integer position.
+// math.h's reaches, cell, complement and live. `base` holds each lane's integer position.
 template <class F>
 HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
                               hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> base, std::int64_t size, bool closed) {
@@ -47,6 +47,8 @@ HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
   const hn::Rebind<std::int32_t, decltype(d)> di;
   const auto floor = hn::Floor(offset);
   const auto fraction = hn::Sub(offset, floor);
+  const auto complement =
+      hn::IfThenElse(hn::Eq(offset, floor), hn::Set(d, F{1}), hn::Sub(hn::Ceil(offset), offset));
   const auto reach = hn::Lt(hn::Abs(floor), hn::Set(d, F{kReach}));  // false for NaN
   const auto safe = hn::IfThenElseZero(reach, floor);
   if constexpr (sizeof(F) == 4) {
@@ -56,14 +58,15 @@ HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
     const auto at = hn::Eq(cell, hn::Set(di, -1));
     const auto enters = closed ? hn::FirstN(di, hn::Lanes(di)) : hn::RebindMask(di, hn::Gt(fraction, hn::Zero(d)));
     const auto live = hn::And(hn::RebindMask(di, reach), hn::And(below, hn::Or(after, hn::And(at, enters))));
-    return {cell, fraction, hn::RebindMask(d, live)};
+    return {cell, fraction, complement, hn::RebindMask(d, live)};
   } else {
     const auto cell = hn::Add(hn::PromoteTo(d, base), safe);  // exact: below 2^31
     const auto below = hn::Lt(cell, hn::Set(d, static_cast<F>(size)));
     const auto after = hn::Gt(cell, hn::Set(d, F{-1}));
     const auto at = hn::Eq(cell, hn::Set(d, F{-1}));
     const auto enters = closed ? hn::FirstN(d, hn::Lanes(d)) : hn::Gt(fraction, hn::Zero(d));
-    return {hn::DemoteTo(di, cell), fraction, hn::And(reach, hn::And(below, hn::Or(after, hn::And(at, enters))))};
+    return {hn::DemoteTo(di, cell), fraction, complement,
+            hn::And(reach, hn::And(below, hn::Or(after, hn::And(at, enters))))};
   }
 }
 
@@ -105,14 +108,16 @@ void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& off
       const auto h = Locate<F>(o_h, base_h, p.h, p.closed), w = Locate<F>(o_w, base_w, p.w, p.closed);
       const auto live = hn::And(h.live, w.live);
       const auto lh = hn::IfThenElseZero(live, h.fraction), lw = hn::IfThenElseZero(live, w.fraction);
+      const auto hh = hn::IfThenElseZero(live, h.complement), hw = hn::IfThenElseZero(live, w.complement);
       m = hn::IfThenElseZero(live, m);
       hn::Store(IfLive<F>(live, h.cell, kDead, di), di, s.h0 + to);
       hn::Store(IfLive<F>(live, w.cell, 0, di), di, s.w0 + to);
+      hn::Store(hh, d, s.hh + to);
       hn::Store(lh, d, s.lh + to);
+      hn::Store(hw, d, s.hw + to);
       hn::Store(lw, d, s.lw + to);
       hn::Store(m, d, s.m + to);
-      const auto one = hn::Set(d, F{1});
-      const auto mhh = hn::Mul(m, hn::Sub(one, lh)), mlh = hn::Mul(m, lh), hw = hn::Sub(one, lw);
+      const auto mhh = hn::Mul(m, hh), mlh = hn::Mul(m, lh);
       hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d, s.weights + 4 * to);
     }
   }
@@ -124,14 +129,13 @@ template <class F>
 void SecondStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg) {
   const hn::ScalableTag<F> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const auto one = hn::Set(d, F{1});
   for (std::int64_t i = 0; i < s.count; ++i)
     for (std::int64_t l = 0; l < s.lanes; l += lanes) {
       const std::int64_t at = i * s.pitch + l;
       const auto a = hn::LoadU(d, gg.plane[0] + i * gg.pitch + l), b = hn::LoadU(d, gg.plane[1] + i * gg.pitch + l);
       const auto e = p.modulated ? hn::LoadU(d, gg.plane[2] + i * gg.pitch + l) : hn::Zero(d);
       const auto lh = hn::Load(d, s.lh + at), lw = hn::Load(d, s.lw + at), m = hn::Load(d, s.m + at);
-      const auto hh = hn::Sub(one, lh), hw = hn::Sub(one, lw);
+      const auto hh = hn::Load(d, s.hh + at), hw = hn::Load(d, s.hw + at);
       const auto ma = hn::Mul(m, a), mb = hn::Mul(m, b);
       const auto w00 = hn::MulAdd(e, hn::Mul(hh, hw), hn::Neg(hn::MulAdd(ma, hh, hn::Mul(mb, hw))));
       const auto w01 = hn::MulAdd(e, hn::Mul(hh, lw), hn::MulSub(ma, hh, hn::Mul(mb, lw)));
@@ -170,9 +174,7 @@ struct Blends {
 };
 
 template <class F, class V = hn::Vec<hn::ScalableTag<F>>>
-HWY_INLINE Blends<F> Blend(const Corners<F>& c, V lh, V lw) {
-  const auto one = hn::Set(hn::ScalableTag<F>(), F{1});
-  const auto hh = hn::Sub(one, lh), hw = hn::Sub(one, lw);
+HWY_INLINE Blends<F> Blend(const Corners<F>& c, V hh, V lh, V hw, V lw) {
   const auto top = hn::MulAdd(hw, c.v00, hn::Mul(lw, c.v01)), bottom = hn::MulAdd(hw, c.v10, hn::Mul(lw, c.v11));
   const auto right = hn::Sub(c.v01, c.v00), right_below = hn::Sub(c.v11, c.v10);
   const auto down = hn::Sub(c.v10, c.v00), down_right = hn::Sub(c.v11, c.v01);
@@ -192,8 +194,9 @@ void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg,
     for (std::int64_t l = 0; l < s.lanes; l += lanes) {
       const std::int64_t at = i * s.pitch + l, to = i * out.pitch + l;
       const F* sums = dots + (i * dots_pitch + l) * stride;
-      const auto lh = hn::Load(d, s.lh + at), lw = hn::Load(d, s.lw + at), m = hn::Load(d, s.m + at);
-      const auto v = Blend<F>(LoadCorners(sums, stride), lh, lw);
+      const auto hh = hn::Load(d, s.hh + at), lh = hn::Load(d, s.lh + at), m = hn::Load(d, s.m + at);
+      const auto hw = hn::Load(d, s.hw + at), lw = hn::Load(d, s.lw + at);
+      const auto v = Blend<F>(LoadCorners(sums, stride), hh, lh, hw, lw);
       auto grad_w = hn::Mul(m, v.dw), grad_h = hn::Mul(m, v.dh), grad_m = v.b;
       if (second) {
         const std::int64_t from = i * gg.pitch + l;
@@ -201,7 +204,7 @@ void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg,
         const auto e = p.modulated ? hn::LoadU(d, gg.plane[2] + from) : hn::Zero(d);
         const auto c = LoadCorners(sums, stride);
         const auto cross = hn::Add(hn::Sub(hn::Sub(c.v11, c.v10), c.v01), c.v00);
-        const auto u = Blend<F>(LoadCorners(sums + 4, stride), lh, lw);
+        const auto u = Blend<F>(LoadCorners(sums + 4, stride), hh, lh, hw, lw);
         grad_w = hn::MulAdd(m, hn::MulAdd(b, cross, u.dw), hn::Mul(e, v.dw));
         grad_h = hn::MulAdd(m, hn::MulAdd(a, cross, u.dh), hn::Mul(e, v.dh));
         grad_m = hn::Add(u.b, hn::MulAdd(a, v.dw, hn::Mul(b, v.dh)));
@@ -280,7 +283,8 @@ Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room) {
   pitch = padded(room);
   const std::int64_t size = pixels(room) * pitch;
   h0 = carver.take<std::int32_t>(size), w0 = carver.take<std::int32_t>(size);
-  lh = carver.take<F>(size), lw = carver.take<F>(size), m = carver.take<F>(size);
+  hh = carver.take<F>(size), lh = carver.take<F>(size), hw = carver.take<F>(size), lw = carver.take<F>(size);
+  m = carver.take<F>(size);
   weights = carver.take<F>(4 * size);
   const bool needs_second = p.pass == Pass::grad_grad;
   second = needs_second ? carver.take<F>(4 * size) : nullptr;

@@ -31,7 +31,8 @@ struct Strip {
 
   std::int64_t pitch;
   std::int32_t *h0, *w0;   // cell; h0 = kDead where the tap is dead
-  F *lh, *lw, *m;          // fractions, mask (1 if not modulated); 0 where dead
+  F *hh, *lh, *hw, *lw;    // fractions and their complements; 0 where dead
+  F* m;                    // mask, 1 if not modulated; 0 where dead
   F* weights;              // [..][4]: m b00, m b01, m b10, m b11
   F* second;               // [..][4]: second_weight of the corners 00, 01, 10, 11; null but in grad_grad
   F* planes[3];            // offsets, then grad_offsets, where the tensor's own memory cannot serve
