@@ -6,10 +6,6 @@ namespace tapfield::cpu {
 
 
 
-const char* grad_binned_why_not(const Problem&) { return nullptr; }
-double grad_binned_cost(const Problem&) { return 1; }
-std::size_t grad_binned_workspace(const Problem& p, int s) { return reference::workspace(p, s); }
-void grad_binned(const Problem& p, const Workers& w, void* m) { reference::grad(p, w, m); }
 double grad_grad_cost(const Problem&) { return 1; }
 std::size_t grad_grad_workspace(const Problem& p, int s) { return reference::workspace(p, s); }
 void grad_grad(const Problem& p, const Workers& w, void* m) { reference::grad_grad(p, w, m); }
