@@ -23,7 +23,7 @@ constexpr Row kRows[] = {
      cpu::grad_binned},
     {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost, cpu::grad_taps_workspace,
      cpu::grad_taps},
-    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, always, cpu::grad_grad_cost, cpu::grad_grad_workspace, cpu::grad_grad},
+    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace, cpu::grad_grad},
 
     {"reference.values", "reference", kCpu, Pass::forward, always, never_chosen, reference::workspace,
      reference::forward},
