@@ -47,9 +47,10 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
   const Row* best = nullptr;
   bool named = false;
   std::string reasons, names;
+  const char* backend = nullptr;  // the last one in names; a backend's rows of one pass stand together
   for (const Row& row : kRows) {
     if (row.pass != p.pass) continue;
-    names += (names.empty() ? "" : ", ") + std::string(row.name);
+    if (!backend || std::strcmp(backend, row.backend)) names += (names.empty() ? "" : ", ") + std::string(backend = row.backend);
     if (forced && std::strcmp(forced, row.name) && std::strcmp(forced, row.backend)) continue;
     named = true;
     const char* why_not = row.device == device ? row.why_not(p) : "the tensors are on another device";
@@ -58,7 +59,7 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
     else if (!best || row.cost(p) < best->cost(p))
       best = &row;
   }
-  if (!named) throw std::invalid_argument("backend must be one of " + names + " but is \"" + forced + '"');
+  if (!named) throw std::invalid_argument("execution.backend must be one of " + names + " but is \"" + forced + '"');
   if (!best) throw std::invalid_argument("no backend can run this call: " + reasons);
   return *best;
 }
