@@ -211,7 +211,6 @@ template <class F>
 void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg, const F* dots, std::int64_t dots_pitch,
                  const Planes<F>& out) {
   const hn::ScalableTag<F> d;
-  const hn::Rebind<std::int32_t, decltype(d)> di;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const bool second = p.pass == Pass::grad_grad;
   const std::int64_t stride = second ? 8 : 4;
