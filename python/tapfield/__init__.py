@@ -191,8 +191,10 @@ class Backend(NamedTuple):
 
 
 def set_num_threads(n: int) -> None:
-    """Sets the threads of later calls. n >= 1; n beyond the cores really runs n. Default: TAPFIELD_NUM_THREADS,
-    else the CPUs that this process may use (affinity, cgroup quota)."""
+    """Sets the threads of later calls. n >= 1; n beyond the cores really runs n.
+
+    Default: TAPFIELD_NUM_THREADS, else the CPUs that this process may use (affinity, cgroup quota).
+    """
     _core.set_num_threads(n)
 
 

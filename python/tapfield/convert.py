@@ -5,9 +5,9 @@ For NumPy, PyTorch and JAX arrays alike: nothing is used but slices and the arra
 and moveaxis, so that gradients flow through. L = deformable_groups*Kh*Kw is the number of taps of one output
 pixel, in the order [deformable_groups, Kh, Kw]. Errors are ValueErrors that name the argument.
 
-torchvision, mmcv, Paddle and ONNX: `offset` [N, 2*L, Ho, Wo], channel 2*l + {0: along H, 1: along W} for tap
-l, and `mask` [N, L, Ho, Wo] or none. tapfield: one tensor with the planes [along W | along H | mask], the last
-one only if modulated. A convolution that is to equal torchvision's also needs border="closed".
+torchvision, mmcv, Paddle and ONNX: `offset` [N, 2*L, Ho, Wo], channel 2*l + {0: along H, 1: along W} for
+tap l, and `mask` [N, L, Ho, Wo] or none. tapfield: one tensor with the planes [along W | along H | mask], the
+last one only if modulated. A convolution that is to equal torchvision's also needs border="closed".
 """
 
 import sys
@@ -73,9 +73,9 @@ def pads_to_onnx(pads):
 def offset_conv_from_mmcv(weight, bias=None, *, ksize=None, deformable_groups=1):
     """The convolution that makes offsets and mask, as mmcv's ModulatedDeformConv2dPack stores it, permuted.
 
-    Its output is chunked in three, (o1, o2, mask), and (o1, o2) together are torchvision's interleaved offset.
-    Its output channels are put into the order [along W | along H | mask], so that its output is tapfield's
-    offsets once the last third has gone through the sigmoid.
+    Its output is chunked in three, (o1, o2, mask), where (o1, o2) together are torchvision's interleaved
+    offset. The output channels are put into the order [along W | along H | mask], so that the output is
+    tapfield's offsets once its last third has gone through the sigmoid.
 
     weight   [3*L, Cin, kh, kw] of the offset convolution
     bias     [3*L], or None
