@@ -9,13 +9,15 @@ import tapfield
 from cases import case_named, from_layout, to_layout
 
 PASSES = ["forward", "grad", "grad_grad"]
-OUTPUTS = {"forward": ["y"], "grad": ["grad_x", "grad_offsets"], "grad_grad": ["grad_grad", "grad_x", "grad_offsets"]}
+OUTPUTS = {"forward": ["y"], "grad": ["grad_x", "grad_offsets"],
+           "grad_grad": ["grad_grad", "grad_x", "grad_offsets"]}
 
 
-def call(which, case, tensors, layout="NHWC", backend=None, **more):
-    """One pass, as a tuple of outputs."""
+def call(which, case, tensors, layout="NHWC", backend=None, run=None, **more):
+    """One pass, as a tuple of outputs. run: raw or able, defined below."""
     t = tensors.map(lambda a: to_layout(a, layout))
-    return tuple(from_layout(a, layout) for a in raw(which, t, case.attributes(layout) | more, backend))
+    outputs = (run or raw)(which, t, case.attributes(layout) | more, backend)
+    return outputs and tuple(from_layout(a, layout) for a in outputs)
 
 
 def raw(which, t, attributes, backend=None):
@@ -27,6 +29,16 @@ def raw(which, t, attributes, backend=None):
     if which == "grad":
         return tapfield.deformable_offsets_grad(t.grad, t.x, t.offsets, **attributes)
     return tapfield.deformable_offsets_grad_grad(t.grad, t.x, t.offsets, t.gg_x, t.gg_offsets, **attributes)
+
+
+def able(which, tensors, attributes, row):
+    """raw, or None where a schedule says why it cannot run this call. The library's own choice always can."""
+    try:
+        return raw(which, tensors, attributes, row)
+    except ValueError as e:
+        if row is None or "no backend can run this call" not in str(e):
+            raise
+        return None
 
 
 def truth(which, oracle, t):

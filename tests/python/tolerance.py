@@ -10,7 +10,8 @@ most eps/2 of its result. An output element is a sum of terms.
   whatever order they are made.
   Together these stay below CHAIN * eps * terms * sum of |terms|, with CHAIN = 4 for a term that stands alone.
   (Weights keep their digits: lh = o - floor(o) and hh = floor(o) + 1 - o are one rounding each.)
-- Below the least normal number a product loses digits absolutely: by the least subnormal for each term.
+- Below the least normal number a product loses digits absolutely: the least subnormal, times what it is yet to be
+  multiplied by. The tests' factors stay below 6, at most three of them follow: UNDERFLOW least subnormals a term.
 
 A 16-bit output is that sum rounded once. Rounding is monotone, so it must lie between the rounded ends of the interval
 of admissible sums; this also says which results may overflow to infinity.
@@ -23,6 +24,7 @@ import numpy as np
 from cases import FLOAT32, FLOAT64, finfo, is_16bit
 
 CHAIN = 4
+UNDERFLOW = 2**8
 RMS = 4
 RMS_ELEMENTS = 32  # below this many, one element's error is the rms
 
@@ -42,7 +44,7 @@ def bound(truth, dtype):
 
 
 def underflow(dtype):
-    return float(finfo(computing(dtype)).smallest_subnormal)
+    return UNDERFLOW * float(finfo(computing(dtype)).smallest_subnormal)
 
 
 def half_ulp(got):
@@ -53,8 +55,9 @@ def half_ulp(got):
 
 
 def units(got, truth, dtype):
-    """error / (eps * sum of |terms|) of the finite elements that have terms, the output's rounding taken off."""
-    usable = np.isfinite(truth.value) & np.isfinite(got) & (truth.magnitude > 0)
+    """error / (eps * sum of |terms|) of the finite elements of normal size, a 16-bit output's rounding off."""
+    least = float(finfo(computing(dtype)).smallest_normal)
+    usable = np.isfinite(truth.value) & np.isfinite(got) & (truth.magnitude > least)
     error = abs(got.astype(truth.value.dtype) - np.where(usable, truth.value, 0))
     error = np.maximum(error - half_ulp(got) - truth.terms * underflow(dtype), 0)
     return (error[usable] / (eps(dtype) * truth.magnitude[usable])).astype(float)
