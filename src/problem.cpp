@@ -194,6 +194,8 @@ void check_pointer(Named a) {
 // No element of an output may lie on another. Sufficient: in order of stride, each one steps over all before it.
 void check_self_overlap(Named a) {
   const Ints s = strides_of(*a.t);
+  for (int64_t i = 0; i < 4; ++i)
+    if (a.t->shape[i] == 0) return;  // NumPy gives an empty array strides of 0
   std::array<int64_t, 4> axis{0, 1, 2, 3};
   std::sort(axis.begin(), axis.end(), [&](int64_t i, int64_t j) { return std::abs(s[i]) < std::abs(s[j]); });
   int64_t reach = 0;

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeformableOffsets, its gradient and its second derivative, on the CPU.
+
+The operators are defined in docs/operators.md. Below, shapes are NHWC; with data_format="NCHW" the channel axis
+comes second in every tensor. N is the batch, C the channels, G = deformable_groups, Kh and Kw the kernel, P = 3
+planes (2 if not modulated), and T one of float16, bfloat16 (ml_dtypes.bfloat16), float32 and float64.
+
+Attributes, the same for all operators:
+    ksize              Kh, Kw; each >= 1
+    strides            4 integers in data_format's order; 1 for N and C, >= 1 for H and W
+    pads               top, bottom, left, right; each >= 0
+    dilations          as strides
+    data_format        "NHWC" or "NCHW": the layout of every tensor and the order of strides and dilations
+    deformable_groups  G, divides C
+    modulated          False: offsets has no mask plane (deformable convolution v1)
+    border             "open": a tap at exactly -1 is dead, as in CANN; "closed": live, as in torchvision
+    backend            forces one by its name in backends(), e.g. "reference"; None: the fastest
+
+Arrays are NumPy's, or any that speaks DLPack 1.0 on the CPU; the results are of the library that x is of (NumPy where
+that has no from_dlpack). Inputs may have any strides (also negative or 0) and be read-only; they are read in place.
+`out` takes arrays to write into, which are returned; otherwise results are new and dense.
+
+Errors: ValueError, TypeError for a dtype or an argument of the wrong kind, MemoryError. The message names the
+argument, and nothing has been written.
+"""
+
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from tapfield import _core
+from tapfield._core import get_num_threads, release_scratch, set_num_threads
+from tapfield.convert import namespace_of
+
+__all__ = [
+    "Backend",
+    "backends",
+    "deformable_offsets",
+    "deformable_offsets_grad",
+    "deformable_offsets_grad_grad",
+    "get_num_threads",
+    "output_size",
+    "release_scratch",
+    "set_num_threads",
+]
+__version__ = _core.version
+
+# By the library's dtype codes.
+_DTYPES = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
+
+
+def deformable_offsets(
+    x,
+    offsets,
+    *,
+    ksize,
+    strides,
+    pads,
+    dilations=(1, 1, 1, 1),
+    data_format="NHWC",
+    deformable_groups=1,
+    modulated=True,
+    border="open",
+    out=None,
+    backend=None,
+):
+    """y, the bilinear samples of x at base + offsets, times the mask; docs/operators.md, "Forward".
+
+    x        [N, H, W, C], T
+    offsets  [N, Ho, Wo, P*G*Kh*Kw], T, or float32 where T has 16 bits; planes [along W | along H | mask], each
+             [G, Kh, Kw]; in pixels of x
+    returns  y [N, Ho*Kh, Wo*Kw, C], T; the sample of output pixel (ho, wo) and tap (kh, kw) stands in row
+             ho*Kh + kh, column wo*Kw + kw
+    out      y, to write into
+
+    Attributes and errors: help(tapfield).
+    """
+    attributes = (ksize, strides, pads, dilations, data_format, deformable_groups, modulated, border)
+    y = _empty(_core.like_y(x, offsets, attributes, backend)) if out is None else out
+    _core.deformable_offsets(x, offsets, y, attributes, backend)
+    return y if out is not None else _given_back(x, y)
+
+
+def deformable_offsets_grad(
+    grad,
+    x,
+    offsets,
+    *,
+    strides,
+    pads,
+    ksize,
+    dilations=(1, 1, 1, 1),
+    data_format="NHWC",
+    deformable_groups=1,
+    modulated=True,
+    border="open",
+    grad_x_dtype=None,
+    grad_offsets_dtype=None,
+    out=None,
+    backend=None,
+):
+    """The gradients of <deformable_offsets(x, offsets), grad>; docs/operators.md, "Gradient".
+
+    grad                [N, Ho*Kh, Wo*Kw, C], T
+    x                   [N, H, W, C], T
+    offsets             [N, Ho, Wo, P*G*Kh*Kw], T, or float32 where T has 16 bits; in pixels of x
+    grad_x_dtype        x's dtype (None), or float32 where that has 16 bits
+    grad_offsets_dtype  offsets' dtype (None), or float32 where that has 16 bits
+    returns             (grad_x [N, H, W, C], grad_offsets [N, Ho, Wo, P*G*Kh*Kw])
+    out                 (grad_x, grad_offsets), to write into; its dtypes decide, so no grad_*_dtype beside it
+
+    Both are written, not added to. Attributes and errors: help(tapfield).
+    """
+    attributes = (ksize, strides, pads, dilations, data_format, deformable_groups, modulated, border)
+    outputs = _outputs(out, ("grad_x", "x", x, grad_x_dtype), ("grad_offsets", "offsets", offsets, grad_offsets_dtype))
+    _core.deformable_offsets_grad(grad, x, offsets, *outputs, attributes, backend)
+    return outputs if out is not None else _given_back(x, *outputs)
+
+
+def deformable_offsets_grad_grad(
+    grad,
+    x,
+    offsets,
+    gg_x,
+    gg_offsets,
+    *,
+    strides,
+    pads,
+    ksize,
+    dilations=(1, 1, 1, 1),
+    data_format="NHWC",
+    deformable_groups=1,
+    modulated=True,
+    border="open",
+    grad_x_dtype=None,
+    grad_offsets_dtype=None,
+    out=None,
+    backend=None,
+):
+    """The gradients of <grad_x, gg_x> + <grad_offsets, gg_offsets> with respect to grad, x and offsets, where (grad_x,
+    grad_offsets) = deformable_offsets_grad(grad, x, offsets); docs/operators.md, "Second derivative".
+
+    grad, x, offsets    as in deformable_offsets_grad
+    gg_x                [N, H, W, C], T, or float32 where T has 16 bits; None: zero
+    gg_offsets          [N, Ho, Wo, P*G*Kh*Kw], offsets' dtype, or float32 where that has 16 bits; None: zero
+    grad_x_dtype        x's dtype (None), or float32 where that has 16 bits
+    grad_offsets_dtype  offsets' dtype (None), or float32 where that has 16 bits
+    returns             (grad_grad [N, Ho*Kh, Wo*Kw, C], T; grad_x [N, H, W, C]; grad_offsets [N, Ho, Wo, P*G*Kh*Kw])
+    out                 (grad_grad, grad_x, grad_offsets), to write into; no grad_*_dtype beside it
+
+    With gg_x and gg_offsets the tangents of x and offsets, grad_grad does not depend on grad and is y's tangent (jvp).
+    Attributes and errors: help(tapfield).
+    """
+    attributes = (ksize, strides, pads, dilations, data_format, deformable_groups, modulated, border)
+    outputs = _outputs(
+        out,
+        ("grad_grad", "grad", grad, None),
+        ("grad_x", "x", x, grad_x_dtype),
+        ("grad_offsets", "offsets", offsets, grad_offsets_dtype),
+    )
+    _core.deformable_offsets_grad_grad(grad, x, offsets, gg_x, gg_offsets, *outputs, attributes, backend)
+    return outputs if out is not None else _given_back(x, *outputs)
+
+
+def output_size(size, *, ksize, strides, pads, dilations=(1, 1, 1, 1), data_format="NHWC"):
+    """(Ho, Wo) of an input of size (H, W). Attributes and errors: help(tapfield)."""
+    return _core.output_size(size, (ksize, strides, pads, dilations, data_format, 1, True, "open"))
+
+
+class Backend(NamedTuple):
+    """A way to run the operators: whether it can run here, and why (not)."""
+
+    name: str
+    device: str
+    available: bool
+    reason: str
+
+
+def backends():
+    """The backends this build knows, as a list of Backend."""
+    return [Backend(*row) for row in _core.backends()]
+
+
+def _dtype(name, given):
+    """The np.dtype of a dtype, its name, or another library's dtype of that name (torch.float32)."""
+    for candidate in (given, str(given).rpartition(".")[2]):
+        try:
+            return np.dtype(candidate)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be a dtype but is {given!r}")
+
+
+def _empty(like, dtype=None):
+    shape, code = like
+    return np.empty(shape, dtype or _DTYPES[code])
+
+
+def _outputs(out, *wanted):
+    """The arrays to write: those of `out`, else new ones. wanted: (name, name and array of what it is like, dtype)."""
+    if out is None:
+        return tuple(
+            _empty(_core.like(like, array), dtype and _dtype(name + "_dtype", dtype))
+            for name, like, array, dtype in wanted
+        )
+    names = ", ".join(name for name, *_ in wanted)
+    if not isinstance(out, (tuple, list)) or len(out) != len(wanted):
+        raise TypeError(f"out must be a tuple ({names}) but is a {type(out).__name__}")
+    for name, _, _, dtype in wanted:
+        if dtype is not None:
+            raise ValueError(f"{name}_dtype must be None beside out, whose own dtype decides, but is {dtype!r}")
+    return tuple(out)
+
+
+class _BFloat16:
+    """A bfloat16 NumPy array that speaks DLPack."""
+
+    def __init__(self, array):
+        self.bits = array.view(np.uint16)
+
+    def __dlpack_device__(self):
+        return self.bits.__dlpack_device__()
+
+    def __dlpack__(self, **how):
+        return _core.relabel_bfloat16(self.bits.__dlpack__(**how))
+
+
+def _given_back(x, *arrays):
+    """The arrays, as arrays of x's library; one alone without its tuple."""
+    if not isinstance(x, np.ndarray) and (library := namespace_of(x)) is not np:
+        arrays = tuple(library.from_dlpack(_BFloat16(a) if a.dtype == _DTYPES[1] else a) for a in arrays)
+    return arrays[0] if len(arrays) == 1 else arrays
