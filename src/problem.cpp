@@ -199,8 +199,6 @@ void check_self_overlap(Named a) {
   std::array<int64_t, 4> axis{0, 1, 2, 3};
   std::sort(axis.begin(), axis.end(), [&](int64_t i, int64_t j) { return std::abs(s[i]) < std::abs(s[j]); });
   int64_t reach = 0;
-  for (int64_t i : axis)
-    if (a.t->shape[i] == 0) return;  // empty, whatever its strides
   for (int64_t i : axis) {
     if (a.t->shape[i] <= 1) continue;
     if (std::abs(s[i]) <= reach)
