@@ -95,7 +95,8 @@ class Case:
         (ho, wo), (kh, kw) = self.output, self.ksize
         return (self.x[0], ho * kh, wo * kw, self.x[3])
 
-    def tensors(self, dtype, offsets_dtype=None, seed=0):
+    def tensors(self, dtype, offsets_dtype=None, seed=0, cotangents=None):
+        """cotangents: the dtype of gg_x and gg_offsets, if not x's and offsets'."""
         offsets_dtype = offsets_dtype or dtype
         rng = np.random.default_rng([zlib.crc32(self.name.encode()), seed])
         positive = abs if self.row.get("data") == "positive" else lambda a: a
@@ -106,7 +107,7 @@ class Case:
         gg_x, gg_offsets = normal(self.x), normal(offsets.shape)
         with np.errstate(over="ignore"):
             return Tensors(x.astype(dtype), offsets.astype(offsets_dtype), grad.astype(dtype),
-                           gg_x.astype(dtype), gg_offsets.astype(offsets_dtype))
+                           gg_x.astype(cotangents or dtype), gg_offsets.astype(cotangents or offsets_dtype))
 
 
 class Offsets:

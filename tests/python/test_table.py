@@ -60,16 +60,16 @@ def test_float32_offsets(case, dtype, which, layout, row):
     compare(which, outputs, sums, dtype)
 
 
-@pytest.mark.parametrize("row", ROWS["grad"])
+@pytest.mark.parametrize("which, row", [(w, row) for w in ("grad", "grad_grad") for row in ROWS[w]])
 @pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_float32_gradients(case, dtype, row):
-    """Both gradients of 16-bit tensors in float32: nothing is rounded to 16 bits on the way."""
-    t, sums = truth("grad", case, dtype, dtype)
-    outputs = run("grad", case, t, "NHWC", row, grad_x_dtype=np.float32, grad_offsets_dtype=np.float32)
-    for got in outputs or ():
-        assert got.dtype == FLOAT32
-    compare("grad", outputs, sums, dtype)
+def test_float32_gradients(case, dtype, which, row):
+    """Gradients, and cotangents of gradients, of 16-bit tensors in float32: nothing is rounded to 16 bits."""
+    t = case.tensors(dtype, cotangents=FLOAT32)
+    sums = calls.truth(which, known(case, dtype, dtype)[1], t)
+    outputs = run(which, case, t, "NHWC", row, grad_x_dtype=np.float32, grad_offsets_dtype=np.float32)
+    assert not outputs or [o.dtype for o in outputs[-2:]] == [FLOAT32, FLOAT32]
+    compare(which, outputs, sums, dtype)
 
 
 def test_every_row_can_take_some_case():
