@@ -9,8 +9,11 @@ import tapfield
 from cases import case_named, from_layout, to_layout
 
 PASSES = ["forward", "grad", "grad_grad"]
-OUTPUTS = {"forward": ["y"], "grad": ["grad_x", "grad_offsets"],
-           "grad_grad": ["grad_grad", "grad_x", "grad_offsets"]}
+OUTPUTS = {
+    "forward": ["y"],
+    "grad": ["grad_x", "grad_offsets"],
+    "grad_grad": ["grad_grad", "grad_x", "grad_offsets"],
+}
 
 
 def call(which, case, tensors, layout="NHWC", backend=None, run=None, **more):

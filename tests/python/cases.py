@@ -75,9 +75,16 @@ class Case:
     def attributes(self, layout):
         """What the library's operators take."""
         four = lambda hw: [1, 1, *hw] if layout == "NCHW" else [1, *hw, 1]
-        return dict(ksize=list(self.ksize), strides=four(self.strides), pads=list(self.pads),
-                    dilations=four(self.dilations), data_format=layout, deformable_groups=self.groups,
-                    modulated=self.modulated, border=self.border)
+        return dict(
+            ksize=list(self.ksize),
+            strides=four(self.strides),
+            pads=list(self.pads),
+            dilations=four(self.dilations),
+            data_format=layout,
+            deformable_groups=self.groups,
+            modulated=self.modulated,
+            border=self.border,
+        )
 
     @property
     def planes(self):
@@ -86,8 +93,18 @@ class Case:
     @property
     def output(self):
         """(Ho, Wo)."""
-        return tuple((self.x[1 + i] + self.pads[2 * i] + self.pads[2 * i + 1]
-                      - self.dilations[i] * (self.ksize[i] - 1) - 1) // self.strides[i] + 1 for i in (0, 1))
+        return tuple(
+            (
+                self.x[1 + i]
+                + self.pads[2 * i]
+                + self.pads[2 * i + 1]
+                - self.dilations[i] * (self.ksize[i] - 1)
+                - 1
+            )
+            // self.strides[i]
+            + 1
+            for i in (0, 1)
+        )
 
     @property
     def y(self):
@@ -106,8 +123,13 @@ class Case:
         offsets = np.concatenate(Offsets(self, offsets_dtype, rng).planes()[: self.planes], axis=-1)
         gg_x, gg_offsets = normal(self.x), normal(offsets.shape)
         with np.errstate(over="ignore"):
-            return Tensors(x.astype(dtype), offsets.astype(offsets_dtype), grad.astype(dtype),
-                           gg_x.astype(cotangents or dtype), gg_offsets.astype(cotangents or offsets_dtype))
+            return Tensors(
+                x.astype(dtype),
+                offsets.astype(offsets_dtype),
+                grad.astype(dtype),
+                gg_x.astype(cotangents or dtype),
+                gg_offsets.astype(cotangents or offsets_dtype),
+            )
 
 
 class Offsets:
@@ -153,7 +175,8 @@ class Offsets:
     def border(self, targets=BORDER_TARGETS):
         n = len(targets)
         along = lambda which, base, size: np.select(
-            [which == i for i in range(n)], [self.onto(target, base, size) for target in targets])
+            [which == i for i in range(n)], [self.onto(target, base, size) for target in targets]
+        )
         _, h, w, _ = self.case.x
         return along(self.t % n, self.base_w, w), along(self.t // n % n, self.base_h, h)
 
@@ -202,8 +225,17 @@ def expand(row):
     """An entry of the table as one Case for each border."""
     lists = {k: tuple(row[k]) for k in ("x", "ksize", "strides", "pads", "dilations")}
     borders = ["open", "closed"] if row["border"] == "both" else [row["border"]]
-    return [Case(name=f"{row['name']}-{b}" if len(borders) > 1 else row["name"], groups=row["groups"],
-                 modulated=row["modulated"], border=b, row=row, **lists) for b in borders]
+    return [
+        Case(
+            name=f"{row['name']}-{b}" if len(borders) > 1 else row["name"],
+            groups=row["groups"],
+            modulated=row["modulated"],
+            border=b,
+            row=row,
+            **lists,
+        )
+        for b in borders
+    ]
 
 
 TABLE = json.loads((Path(__file__).parent.parent / "cases.json").read_text(encoding="utf-8"))["cases"]

@@ -82,8 +82,11 @@ def pair(k, g, v):
     """sum over c of g (k v): [N, G, taps]."""
     kv, (f, b) = interpolate(k, v), finite(g)
     bad = np.isnan(kv.value) | (b & (kv.terms > 0))
-    return Sum(with_nan(np.where(bad, 0, f * kv.value).sum(-1), bad.any(-1)), (abs(f) * kv.magnitude).sum(-1),
-               kv.terms.sum(-1))
+    return Sum(
+        with_nan(np.where(bad, 0, f * kv.value).sum(-1), bad.any(-1)),
+        (abs(f) * kv.magnitude).sum(-1),
+        kv.terms.sum(-1),
+    )
 
 
 class Oracle:
@@ -96,7 +99,8 @@ class Oracle:
         self.kh, self.kw = ksize
         self.groups, self.modulated, self.closed = groups, modulated, border == "closed"
         base = lambda axis, out, k, pad: np.add.outer(
-            np.arange(out) * strides[axis] - pad, np.arange(k) * dilations[axis])  # [Ho, Kh], [Wo, Kw]
+            np.arange(out) * strides[axis] - pad, np.arange(k) * dilations[axis]
+        )  # [Ho, Kh], [Wo, Kw]
         taps = (self.ho, self.kh, self.wo, self.kw)
         base_h = np.broadcast_to(base(0, self.ho, self.kh, pads[0])[:, :, None, None], taps).reshape(-1)
         base_w = np.broadcast_to(base(1, self.wo, self.kw, pads[2]), taps).reshape(-1)
@@ -122,11 +126,13 @@ class Oracle:
 
     def from_planes(self, *planes):
         """The reverse, for Sums."""
+
         def how(a):
             p = 3 if self.modulated else 2
             a = np.stack(a[:p]).reshape(p, self.n, self.groups, self.ho, self.kh, self.wo, self.kw)
             channels = p * self.groups * self.kh * self.kw
             return a.transpose(1, 3, 5, 0, 2, 4, 6).reshape(self.n, self.ho, self.wo, channels)
+
         return Sum(*(how([getattr(p, f) for p in planes]) for f in Sum.__dataclass_fields__))
 
     def split(self, a):
@@ -153,7 +159,9 @@ class Oracle:
         lower, upper = (k <= o) & (o < k + 1), (k - 1 <= o) & (o < k)
         touched = (lower | upper) & self.alive[..., None]
         o, one = np.where(touched, o, 0), self.wide(1)
-        hat = np.where(lower, k + 1 - o, o - (k - 1))  # one of its two slopes: no digit is lost next to an integer
+        hat = np.where(
+            lower, k + 1 - o, o - (k - 1)
+        )  # one of its two slopes: no digit is lost next to an integer
         return np.where(touched, hat, 0), np.where(touched, np.where(upper, one, -one), 0), touched
 
     # ------ The operators
@@ -183,8 +191,11 @@ class Oracle:
         along_w = pair(s_w.scaled(m), g, u) + pair(s_hw.scaled(m).scaled(b), g, v) + pair(s_w.scaled(e), g, v)
         along_h = pair(s_h.scaled(m), g, u) + pair(s_hw.scaled(m).scaled(a), g, v) + pair(s_h.scaled(e), g, v)
         mask = pair(s, g, u) + pair(s_w.scaled(a), g, v) + pair(s_h.scaled(b), g, v)
-        return (self.join(grad_grad, self.ho * self.kh), self.join(grad_x, self.h),
-                self.from_planes(along_w, along_h, mask))
+        return (
+            self.join(grad_grad, self.ho * self.kh),
+            self.join(grad_x, self.h),
+            self.from_planes(along_w, along_h, mask),
+        )
 
 
 def sum_of(sums):

@@ -10,10 +10,26 @@ import pytest
 import tapfield
 from cases import BFLOAT16, FLOAT32, LAYOUTS, case_named, expand
 
-ROWS = [(which, row) for which in calls.PASSES for row in calls.rows(which) if not row.startswith("reference")]
+ROWS = [
+    (which, row) for which in calls.PASSES for row in calls.rows(which) if not row.startswith("reference")
+]
 THREADS = [1, 2, 3, 5]
-NAMES = ["tiles", "flow", "strips_c64", "one_cell_g8", "one_cell_long", "one_row", "one_row_g8", "cann_grad_sample",
-         "scattered_g4", "huge-open", "ho_wo_1", "wide", "tall", "batch_5"]
+NAMES = [
+    "tiles",
+    "flow",
+    "strips_c64",
+    "one_cell_g8",
+    "one_cell_long",
+    "one_row",
+    "one_row_g8",
+    "cann_grad_sample",
+    "scattered_g4",
+    "huge-open",
+    "ho_wo_1",
+    "wide",
+    "tall",
+    "batch_5",
+]
 
 
 def larger(name, x, **more):
@@ -22,9 +38,14 @@ def larger(name, x, **more):
     return expand(row)[0]
 
 
-LARGER = [larger("c64_g1", [2, 40, 48, 64]), larger("c64_g8", [1, 70, 65, 64]), larger("c17_g17", [1, 60, 66, 17]),
-          larger("flow", [1, 64, 72, 16]), larger("one_row", [1, 30, 40, 64]),
-          larger("scattered", [1, 48, 50, 32], groups=4)]
+LARGER = [
+    larger("c64_g1", [2, 40, 48, 64]),
+    larger("c64_g8", [1, 70, 65, 64]),
+    larger("c17_g17", [1, 60, 66, 17]),
+    larger("flow", [1, 64, 72, 16]),
+    larger("one_row", [1, 30, 40, 64]),
+    larger("scattered", [1, 48, 50, 32], groups=4),
+]
 
 
 @pytest.fixture

@@ -19,8 +19,21 @@ EPS = 2.0**-52
 # by 2 eps for |o| < 8, times a slope of at most 5 magnitudes while fractions are in [3/16, 13/16]. All over 2 STEP.
 TOLERANCE = 32 * EPS / STEP
 
-NAMES = ["c3_g1", "c17_g1", "c9_g3", "c64_g8", "v1-open", "v1_g4", "all_attributes-open", "all_attributes-closed",
-         "pads_asymmetric-open", "strides_over_kernel", "ksize_4x2", "one_cell_g8", "pixel-open"]
+NAMES = [
+    "c3_g1",
+    "c17_g1",
+    "c9_g3",
+    "c64_g8",
+    "v1-open",
+    "v1_g4",
+    "all_attributes-open",
+    "all_attributes-closed",
+    "pads_asymmetric-open",
+    "strides_over_kernel",
+    "ksize_4x2",
+    "one_cell_g8",
+    "pixel-open",
+]
 
 
 @pytest.fixture(params=NAMES)
@@ -83,8 +96,8 @@ def chain(case):
 
 def test_adjoint(case, backend, t):
     """<deformable_offsets(x), grad> = <x, grad_x>."""
-    y, = calls.call("forward", case, t, backend=backend)
-    magnitude, = calls.call("forward", case, t, backend="reference.magnitudes")
+    (y,) = calls.call("forward", case, t, backend=backend)
+    (magnitude,) = calls.call("forward", case, t, backend="reference.magnitudes")
     grad_x, _ = calls.call("grad", case, t, backend=backend)
     tolerance = 4 * EPS * (4 + chain(case)) * dot(magnitude, abs(t.grad))
     assert_close(dot(y, t.grad), dot(t.x, grad_x), tolerance)
@@ -94,7 +107,7 @@ def test_adjoint(case, backend, t):
 def test_grad_offsets(case, backend, t):
     _, grad_offsets = calls.call("grad", case, t, backend=backend)
     _, magnitude = calls.call("grad", case, t, backend="reference.magnitudes")
-    y_magnitude, = calls.call("forward", case, t, backend="reference.magnitudes")
+    (y_magnitude,) = calls.call("forward", case, t, backend="reference.magnitudes")
     size = per_tap(case, abs(t.grad) * y_magnitude)
     value = lambda at: per_tap(case, t.grad * calls.call("forward", case, at, backend=backend)[0])
     for plane, (got, m) in enumerate(zip(split(case, grad_offsets), split(case, magnitude))):
@@ -105,7 +118,7 @@ def test_grad_grad_is_the_forward_tangent(case, backend, t):
     """grad_grad = the tangent of the forward along (gg_x, gg_offsets)."""
     grad_grad, _, _ = calls.call("grad_grad", case, t, backend=backend)
     magnitude, _, _ = calls.call("grad_grad", case, t, backend="reference.magnitudes")
-    y_magnitude, = calls.call("forward", case, t, backend="reference.magnitudes")
+    (y_magnitude,) = calls.call("forward", case, t, backend="reference.magnitudes")
     y = lambda at: calls.call("forward", case, at, backend=backend)[0]
     tangent = y(dataclasses.replace(t, x=t.gg_x))
     for plane, along in enumerate(split(case, t.gg_offsets)):
@@ -115,14 +128,14 @@ def test_grad_grad_is_the_forward_tangent(case, backend, t):
 
 def pairing(case, backend, t):
     """<grad_x, gg_x> + <grad_offsets, gg_offsets>, tap by tap, [N, Ho, Wo, G*Kh*Kw]."""
-    u, = calls.call("forward", case, dataclasses.replace(t, x=t.gg_x), backend=backend)
+    (u,) = calls.call("forward", case, dataclasses.replace(t, x=t.gg_x), backend=backend)
     _, grad_offsets = calls.call("grad", case, t, backend=backend)
     return per_tap(case, t.grad * u) + sum(split(case, grad_offsets * t.gg_offsets))
 
 
 def magnitudes_of_pairing(case, t):
     absolute = t.map(abs)
-    u, = calls.call("forward", case, dataclasses.replace(t, x=t.gg_x), backend="reference.magnitudes")
+    (u,) = calls.call("forward", case, dataclasses.replace(t, x=t.gg_x), backend="reference.magnitudes")
     _, grad_offsets = calls.call("grad", case, t, backend="reference.magnitudes")
     return per_tap(case, absolute.grad * u) + sum(split(case, grad_offsets * absolute.gg_offsets))
 
@@ -154,6 +167,9 @@ def test_an_absent_cotangent_means_zero(case, backend, t, absent):
     zero = dataclasses.replace(t, **{absent: np.zeros_like(getattr(t, absent))})
     none = dataclasses.replace(t, **{absent: None})
     size = calls.call("grad_grad", case, zero, backend="reference.magnitudes")
-    for a, b, m in zip(calls.call("grad_grad", case, zero, backend=backend),
-                       calls.call("grad_grad", case, none, backend=backend), size):
+    for a, b, m in zip(
+        calls.call("grad_grad", case, zero, backend=backend),
+        calls.call("grad_grad", case, none, backend=backend),
+        size,
+    ):
         assert_close(a, b, 2 * 4 * EPS * 3 * chain(case) * m)

@@ -15,8 +15,13 @@ from oracle import Oracle
 from tolerance import check
 
 settings.register_profile(
-    "tapfield", deadline=None, max_examples=400, derandomize=bool(os.environ.get("CI")), print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large])
+    "tapfield",
+    deadline=None,
+    max_examples=400,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
 settings.load_profile("tapfield")
 
 # Around the lengths of vectors and of unrolled blocks.
@@ -32,9 +37,18 @@ def geometries(draw):
     n, (h, w) = draw(st.integers(0, 3)), pair(1, 10)
     ksize, strides, dilations = pair(1, 4), pair(1, 3), pair(1, 3)
     pads = pair(0, 4) + pair(0, 4)
-    case = Case(name="random", x=(n, h, w, groups * draw(CHANNELS)), ksize=ksize, strides=strides, pads=pads,
-                dilations=dilations, groups=groups, modulated=draw(st.booleans()),
-                border=draw(st.sampled_from(["open", "closed"])), row={"offsets": draw(recipes())})
+    case = Case(
+        name="random",
+        x=(n, h, w, groups * draw(CHANNELS)),
+        ksize=ksize,
+        strides=strides,
+        pads=pads,
+        dilations=dilations,
+        groups=groups,
+        modulated=draw(st.booleans()),
+        border=draw(st.sampled_from(["open", "closed"])),
+        row={"offsets": draw(recipes())},
+    )
     assume(min(case.output) >= 1)
     taps = n * case.output[0] * case.output[1] * ksize[0] * ksize[1]
     assume(taps * groups * h * w <= DENSE and taps * case.x[3] <= WORK)
@@ -42,9 +56,13 @@ def geometries(draw):
 
 
 def recipes():
-    plain = [{"kind": k} for k in ("zero", "flow", "integer", "border", "huge", "nonfinite", "one_cell", "dead")]
-    return st.one_of(st.sampled_from([0.1, 0.5, 2.0, 30.0]).map(lambda std: {"kind": "normal", "std": std}),
-                     st.sampled_from(plain))
+    plain = [
+        {"kind": k} for k in ("zero", "flow", "integer", "border", "huge", "nonfinite", "one_cell", "dead")
+    ]
+    return st.one_of(
+        st.sampled_from([0.1, 0.5, 2.0, 30.0]).map(lambda std: {"kind": "normal", "std": std}),
+        st.sampled_from(plain),
+    )
 
 
 def views():
@@ -54,7 +72,9 @@ def views():
 
 def as_view(a, how):
     axes, steps = how
-    buffer = np.full([a.shape[i] * abs(steps[i]) for i in axes], np.nan, a.dtype)  # what is in gaps must not matter
+    buffer = np.full(
+        [a.shape[i] * abs(steps[i]) for i in axes], np.nan, a.dtype
+    )  # what is in gaps must not matter
     view = buffer.transpose(np.argsort(axes))[tuple(slice(None, None, s) for s in steps)]
     view[...] = a
     return view
@@ -65,7 +85,9 @@ def special(draw, a):
     flat = a.ravel().copy()
     for _ in range(draw(st.integers(0, 4)) if flat.size else 0):
         least = float(finfo(a.dtype).smallest_subnormal)
-        flat[draw(st.integers(0, flat.size - 1))] = draw(st.sampled_from([0.0, -0.0, least, -least, 100.0, -1.0]))
+        flat[draw(st.integers(0, flat.size - 1))] = draw(
+            st.sampled_from([0.0, -0.0, least, -least, 100.0, -1.0])
+        )
     return flat.reshape(a.shape)
 
 
@@ -82,8 +104,10 @@ def test_random_calls(data):
     passed = t.map(lambda a: as_view(to_layout(a, layout), draw(views())))
     more = {}
     if which == "grad" and draw(st.booleans()):
-        more = {"grad_x_dtype": FLOAT32 if is_16bit(dtype) else dtype,
-                "grad_offsets_dtype": FLOAT32 if is_16bit(offsets_dtype) else offsets_dtype}
+        more = {
+            "grad_x_dtype": FLOAT32 if is_16bit(dtype) else dtype,
+            "grad_offsets_dtype": FLOAT32 if is_16bit(offsets_dtype) else offsets_dtype,
+        }
     outputs = calls.able(which, passed, case.attributes(layout) | more, row)
     note(f"{which} by {row} in {dtype} with {offsets_dtype} offsets, {layout}")
     sums = calls.truth(which, Oracle(t.x, t.offsets, **case.geometry), t)

@@ -11,7 +11,12 @@ from oracle import Oracle
 from tolerance import check
 
 ROWS = [(which, row) for which in calls.PASSES for row in [None, *calls.rows(which)]]
-EXACT = ["worked_example-open", "worked_example-closed", "trap_above_minus_one-open", "trap_above_minus_one-closed"]
+EXACT = [
+    "worked_example-open",
+    "worked_example-closed",
+    "trap_above_minus_one-open",
+    "trap_above_minus_one-closed",
+]
 
 
 def run(which, case, t, layout, row):
@@ -42,7 +47,9 @@ def test_a_dead_tap_is_zero_whatever_it_holds(which, row, dtype):
     t = case.tensors(dtype)
     nan = lambda a: np.full_like(a, np.nan)
     p = case.planes
-    offsets = np.concatenate(np.split(t.offsets, p, axis=-1)[:2] + [nan(np.split(t.offsets, p, axis=-1)[2])], axis=-1)
+    offsets = np.concatenate(
+        np.split(t.offsets, p, axis=-1)[:2] + [nan(np.split(t.offsets, p, axis=-1)[2])], axis=-1
+    )
     t = dataclasses.replace(t.map(nan), offsets=offsets)
     for name, got in zip(calls.OUTPUTS[which], run(which, case, t, "NHWC", row)):
         assert (got == 0).all(), name

@@ -36,6 +36,7 @@ def reversed_along(*axes):
     def how(a):
         turn = tuple(slice(None, None, -1) if i in axes else slice(None) for i in range(a.ndim))
         return np.ascontiguousarray(a[turn])[turn]
+
     return how
 
 
@@ -47,14 +48,27 @@ def locked(a):
 
 def constant_along(*axes):
     """Other values, of stride 0."""
-    return lambda a: np.broadcast_to(a[tuple(slice(0, 1) if i in axes else slice(None) for i in range(4))], a.shape)
+    return lambda a: np.broadcast_to(
+        a[tuple(slice(0, 1) if i in axes else slice(None) for i in range(4))], a.shape
+    )
 
 
-VIEWS = {"spaced": spaced, "shifted": shifted, "channels_first": permuted(0, 3, 1, 2), "fortran": np.asfortranarray,
-         "batch_innermost": permuted(1, 2, 3, 0), "transposed": permuted(0, 2, 1, 3),
-         "all_reversed": reversed_along(0, 1, 2, 3), "channels_reversed": reversed_along(3),
-         "rows_reversed": reversed_along(1), "read_only": locked, "one_image": constant_along(0),
-         "one_pixel": constant_along(1, 2), "one_channel": constant_along(3), "one_value": constant_along(0, 1, 2, 3)}
+VIEWS = {
+    "spaced": spaced,
+    "shifted": shifted,
+    "channels_first": permuted(0, 3, 1, 2),
+    "fortran": np.asfortranarray,
+    "batch_innermost": permuted(1, 2, 3, 0),
+    "transposed": permuted(0, 2, 1, 3),
+    "all_reversed": reversed_along(0, 1, 2, 3),
+    "channels_reversed": reversed_along(3),
+    "rows_reversed": reversed_along(1),
+    "read_only": locked,
+    "one_image": constant_along(0),
+    "one_pixel": constant_along(1, 2),
+    "one_channel": constant_along(3),
+    "one_value": constant_along(0, 1, 2, 3),
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,8 +93,12 @@ def test_every_input_with_its_own_strides(which, row, mixed):
     case = case_named("c16_g4")
     views = list(VIEWS.values())
     t = case.tensors(FLOAT32)
-    t = Tensors(*(views[(3 * i + 5 * mixed) % len(views)](getattr(t, f))
-                  for i, f in enumerate(Tensors.__dataclass_fields__)))
+    t = Tensors(
+        *(
+            views[(3 * i + 5 * mixed) % len(views)](getattr(t, f))
+            for i, f in enumerate(Tensors.__dataclass_fields__)
+        )
+    )
     outputs = calls.able(which, t, case.attributes("NHWC"), row) or ()
     sums = calls.truth(which, Oracle(t.x, t.offsets, **case.geometry), t)
     for output, got, want in zip(calls.OUTPUTS[which], outputs, sums):
