@@ -23,7 +23,7 @@ constexpr Row kRows[] = {
      cpu::grad_binned},
     {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost, cpu::grad_taps_workspace,
      cpu::grad_taps},
-    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, always, cpu::grad_grad_cost, cpu::grad_grad_workspace, cpu::grad_grad},
+    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace, cpu::grad_grad},
 
     {"reference.values", "reference", kCpu, Pass::forward, always, never_chosen, reference::workspace,
      reference::forward},
@@ -47,9 +47,10 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
   const Row* best = nullptr;
   bool named = false;
   std::string reasons, names;
+  const char* backend = nullptr;  // the last one in names; a backend's rows of one pass stand together
   for (const Row& row : kRows) {
     if (row.pass != p.pass) continue;
-    names += (names.empty() ? "" : ", ") + std::string(row.name);
+    if (!backend || std::strcmp(backend, row.backend)) names += (names.empty() ? "" : ", ") + std::string(backend = row.backend);
     if (forced && std::strcmp(forced, row.name) && std::strcmp(forced, row.backend)) continue;
     named = true;
     const char* why_not = row.device == device ? row.why_not(p) : "the tensors are on another device";
@@ -58,7 +59,7 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
     else if (!best || row.cost(p) < best->cost(p))
       best = &row;
   }
-  if (!named) throw std::invalid_argument("backend must be one of " + names + " but is \"" + forced + '"');
+  if (!named) throw std::invalid_argument("execution.backend must be one of " + names + " but is \"" + forced + '"');
   if (!best) throw std::invalid_argument("no backend can run this call: " + reasons);
   return *best;
 }

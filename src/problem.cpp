@@ -15,6 +15,9 @@ using std::string;
 
 // Sizes, extents and positions stay below 2^62, so that sums of two of them cannot overflow.
 constexpr int64_t kLimit = int64_t{1} << 62;
+// Elements, and elements spanned by strides, stay below 2^54, so that no number of bytes overflows, nor a scratch of
+// 256 bytes per element.
+constexpr int64_t kElements = int64_t{1} << 54;
 
 string text(const Ints& v) {
   string s = "[";
@@ -48,7 +51,8 @@ void check_list(const char* name, const Ints& v, int64_t size, int64_t least, co
     fail(string(name) + " must have " + std::to_string(size) + " entries (" + meaning + ") but is " + text(v));
   for (int64_t i = 0; i < size; ++i)
     if (v[i] < least || v[i] >= kLimit)
-      fail(string(name) + " must have entries of at least " + std::to_string(least) + " (" + meaning + ") but is " + text(v));
+      fail(string(name) + " must have entries of at least " + std::to_string(least) +
+           (v[i] < least ? "" : " and below 2^62") + " (" + meaning + ") but is " + text(v));
 }
 
 // strides and dilations: 4 entries in data_format's order, 1 for N and C. Returns {along H, along W}.
@@ -144,30 +148,44 @@ void check_shape(Named a, std::array<int64_t, 4> nhwc, const char* axes_nhwc, co
            text(a.t->shape));
 }
 
+bool is_empty(const Tensor& t) { return !(t.shape[0] && t.shape[1] && t.shape[2] && t.shape[3]); }
+
+// The number of elements, and the elements that strides span, must fit. The stride of an axis of one element, or of
+// an empty tensor, is never stepped along: it may be anything.
+void check_size(Named a) {
+  const Ints &shape = a.t->shape, &strides = a.t->strides;
+  int64_t count = 1, reach = 0;
+  for (int64_t i = 0; i < 4; ++i)
+    if (__builtin_mul_overflow(count, std::max<int64_t>(shape[i], 1), &count) || count >= kElements)
+      fail(string(a.name) + " is too large: the size of shape " + text(shape) + " overflows 64 bits");
+  for (int64_t i = 0; i < strides.size() && !is_empty(*a.t); ++i)
+    if (shape[i] > 1 &&
+        (__builtin_mul_overflow(strides[i], shape[i] - 1, &reach) || reach >= kElements || reach <= -kElements))
+      fail(string(a.name) + " is too large: its strides " + text(strides) + " overflow 64 bits");
+}
+
+// Strides in elements, of a tensor that passed check_size; a dense tensor's where the caller's mean nothing.
 Ints strides_of(const Tensor& t) {
-  if (t.strides.size() == 4) return t.strides;
-  Ints s{0, 0, 0, 1};
-  for (int64_t i = 2; i >= 0; --i) s[i] = s[i + 1] * std::max<int64_t>(t.shape[i + 1], 1);
+  const bool given = t.strides.size() == 4 && !is_empty(t);
+  Ints s{0, 0, 0, 0};
+  int64_t dense = 1;
+  for (int64_t i = 3; i >= 0; --i) {
+    s[i] = given && t.shape[i] > 1 ? t.strides[i] : dense;
+    dense = s[i] * std::max<int64_t>(t.shape[i], 1);
+  }
   return s;
 }
 
-// First and one-past-last byte, relative to data. Checks that they fit 64 bits.
-std::array<int64_t, 2> byte_range(Named a) {
-  const Ints s = strides_of(*a.t);
-  int64_t first = 0, last = 0, count = 1;
+// First and one-past-last byte, relative to data, of a tensor that passed check_size.
+std::array<int64_t, 2> byte_range(const Tensor& t) {
+  if (is_empty(t)) return {0, 0};
+  const Ints s = strides_of(t);
+  int64_t first = 0, last = 0;
   for (int64_t i = 0; i < 4; ++i) {
-    count = product(count, a.t->shape[i], a.name);
-    if (a.t->shape[i] == 0) return {0, 0};
-  }
-  const int64_t size = size_of(a.t->dtype);
-  product(count, size, a.name);
-  for (int64_t i = 0; i < 4; ++i) {
-    int64_t reach = 0;
-    if (__builtin_mul_overflow(s[i], a.t->shape[i] - 1, &reach) || reach >= kLimit / 32 || reach <= -kLimit / 32)
-      fail(string(a.name) + " is too large: its strides " + text(s) + " overflow 64 bits");
+    const int64_t reach = s[i] * (t.shape[i] - 1);
     (reach < 0 ? first : last) += reach;
   }
-  return {first * size, (last + 1) * size};
+  return {first * size_of(t.dtype), (last + 1) * size_of(t.dtype)};
 }
 
 View view_of(const Tensor& t, bool nchw) {
@@ -182,7 +200,7 @@ View view_of(const Tensor& t, bool nchw) {
 
 // ------ Memory
 
-string text(Device d) { return (d.type == DeviceType::cpu ? "cpu" : "cuda:" + std::to_string(d.index)); }
+string text(Device d) { return (d.type == DeviceType::cpu ? "cpu:" : "cuda:") + std::to_string(d.index); }
 
 void check_pointer(Named a) {
   if (!a.t->data) fail(string(a.name) + " must have data but its pointer is null");
@@ -191,7 +209,8 @@ void check_pointer(Named a) {
          " bytes but its pointer is not");
 }
 
-// No element of an output may lie on another. Sufficient: in order of stride, each one steps over all before it.
+// No element of an output may lie on another. Sufficient, and required here: in order of stride, each axis steps over
+// all that the axes before it span.
 void check_self_overlap(Named a) {
   const Ints s = strides_of(*a.t);
   for (int64_t i = 0; i < 4; ++i)
@@ -202,17 +221,20 @@ void check_self_overlap(Named a) {
   for (int64_t i : axis) {
     if (a.t->shape[i] <= 1) continue;
     if (std::abs(s[i]) <= reach)
-      fail(string(a.name) + " must not overlap itself but has shape " + text(a.t->shape) + " with strides " + text(s));
+      fail(string(a.name) + " must not overlap itself (each axis must step over all of the smaller ones) but has shape " +
+           text(a.t->shape) + " with strides " + text(a.t->strides));
     reach += std::abs(s[i]) * (a.t->shape[i] - 1);
   }
 }
 
 void check_overlap(Named out, Named other) {
-  const auto a = byte_range(out), b = byte_range(other);
-  const auto p = reinterpret_cast<std::uintptr_t>(out.t->data), q = reinterpret_cast<std::uintptr_t>(other.t->data);
-  const auto at = [](std::uintptr_t base, int64_t offset) { return base + static_cast<std::uintptr_t>(offset); };
+  const auto a = byte_range(*out.t), b = byte_range(*other.t);
   if (a[0] == a[1] || b[0] == b[1]) return;
-  if (at(p, a[0]) < at(q, b[1]) && at(q, b[0]) < at(p, a[1]))
+  // In 128 bits, because a range that begins below address 0 must not wrap around to the top.
+  const auto at = [](const Tensor* t, int64_t offset) {
+    return static_cast<__int128>(reinterpret_cast<std::uintptr_t>(t->data)) + offset;
+  };
+  if (at(out.t, a[0]) < at(other.t, b[1]) && at(other.t, b[0]) < at(out.t, a[1]))
     fail(string(out.name) + " must not overlap " + other.name +
          " but their ranges of memory do (interleaved slices of one buffer count as overlapping)");
 }
@@ -258,14 +280,14 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
   const Ints& xs = args.x->shape;
   p.n = xs[0], p.h = xs[nchw ? 2 : 1], p.w = xs[nchw ? 3 : 2], p.c = xs[nchw ? 1 : 3];
   if (p.h < 1 || p.w < 1 || p.c < 1) fail(string("x must have H, W and C of at least 1 (") + like_x + ") but has shape " + text(xs));
-  byte_range(x);
+  check_size(x);
   set_geometry(p, attributes);
   if (p.c % p.groups)
     fail("deformable_groups must divide C = " + std::to_string(p.c) + " but is " + std::to_string(p.groups));
   const int64_t lanes = product(product(p.kh, p.kw, "ksize"), p.groups, "offsets");
   const std::array<int64_t, 4> x_shape{p.n, p.h, p.w, p.c},
       offsets_shape{p.n, p.ho, p.wo, product(lanes, p.planes(), "offsets")},
-      y_shape{p.n, product(p.ho, p.kh, "y"), product(p.wo, p.kw, "y"), p.c};
+      y_shape{p.n, product(p.ho, p.kh, "Ho*Kh"), product(p.wo, p.kw, "Wo*Kw"), p.c};
   for (Named a : {offsets, gg_offsets, grad_offsets})
     if (!absent(a.t))
       p.modulated ? check_shape(a, offsets_shape, "N, Ho, Wo, 3*G*Kh*Kw", "N, 3*G*Kh*Kw, Ho, Wo", nchw)
@@ -281,7 +303,7 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
   for (const auto& list : {inputs, outputs})
     for (Named a : list)
       if (!absent(a.t)) {
-        byte_range(a);
+        check_size(a);
         if (a.t->device != args.x->device)
           fail(string(a.name) + " must be on x's device " + text(args.x->device) + " but is on " + text(a.t->device));
         if (with_data && p.n) check_pointer(a);

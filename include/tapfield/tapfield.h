@@ -4,9 +4,8 @@
    The same operators, rules and guarantees as tapfield.hpp; see there and docs/operators.md. Differences:
     - a call returns a status code; anything but TAPFIELD_OK means that nothing was written, and
       tapfield_last_error() says why (per thread);
-    - every struct begins with its own size in bytes, so that it can grow: make one with its _init function, or
-      zero it, set .size = sizeof it, and fill in what its comment calls required. A zero or null field that is
-      not required means its default;
+    - every struct begins with its own size in bytes, so that it can grow: zero it, set .size = sizeof it, and fill
+      in what its comment calls required. A zero or null field that is not required means its default;
     - an absent tensor is a null pointer. */
 #ifndef TAPFIELD_TAPFIELD_H_
 #define TAPFIELD_TAPFIELD_H_

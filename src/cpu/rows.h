@@ -28,6 +28,7 @@ template <class E>
 struct CornerRows {
   E *p00, *p01, *p10, *p11;
 
+  explicit CornerRows(E* all) : p00(all), p01(all), p10(all), p11(all) {}
   CornerRows(const Image<E>& image, std::int64_t h, std::int64_t w, std::int32_t h0, std::int32_t w0, std::int64_t c,
              E* outside) {
     const bool top = h0 >= 0, bottom = h0 + 1 < h, left = w0 >= 0, right = w0 + 1 < w;
@@ -45,6 +46,16 @@ inline void pack_image(const Workers& workers, const View& view, std::int64_t n,
   char* to = static_cast<char*>(dst);
   const std::int64_t row_bytes = columns * pitch * size_of(view.dtype);
   workers.run(rows, [&](std::int64_t h, int) { pack_row(view, n, h, 0, columns, c0, c1, to + h * row_bytes, pitch); });
+}
+
+// The same, converted to F. `buffer`: for each slot, room for columns * (c1 - c0) elements of 16 bits.
+template <class F>
+void load_image(const Workers& workers, const View& view, std::int64_t n, std::int64_t rows, std::int64_t columns,
+                std::int64_t c0, std::int64_t c1, F* dst, std::int64_t pitch, std::uint16_t* buffer) {
+  const std::int64_t room = columns * (c1 - c0);
+  workers.run(rows, [&](std::int64_t h, int slot) {
+    load_row(view, n, h, 0, columns, c0, c1, dst + h * columns * pitch, pitch, buffer + slot * room);
+  });
 }
 
 // Converts and unpacks channels [c0, c1) of an image of sums, [rows][columns][pitch], to `view`.
