@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import tapfield
+
 from cases import case_named, from_layout, to_layout
 
 PASSES = ["forward", "grad", "grad_grad"]

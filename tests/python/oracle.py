@@ -2,14 +2,14 @@
 """The operators of docs/operators.md as matrix products: an oracle that shares nothing with the library.
 
 For one image and one group the samples of all taps are linear in x: y = m S x, with S a dense [taps, H*W]
-matrix of hat functions, S[t, (i, j)] = hat(h_t - i) hat(w_t - j) and hat(d) = max(0, 1 - |d|). So
-grad_x = (m S)^T grad, and the derivatives come from the one-sided derivatives of the hat. There is no floor, no
-corner and no gather: which pixels a tap touches is decided by comparing the offset itself with integers, which
-is exact.
+matrix of hat functions, S[t, (i, j)] = hat(h_t - i) hat(w_t - j) and hat(d) = max(0, 1 - |d|). So grad_x =
+(m S)^T grad, and the derivatives come from the one-sided derivatives of the hat. There is no floor, no
+corner and no gather: which pixels a tap touches is decided by comparing the offset itself with integers,
+which is exact.
 
-Every result is a Sum: not only the value, but also what its error bound is made of (tolerance.py). Tensors are
-in logical [N, H, W, C] order. Values are computed in float64, or in long double for float64 tensors, so that the
-judge has more digits.
+Every result is a Sum: not only the value, but also what its error bound is made of (tolerance.py). Tensors
+are in logical [N, H, W, C] order. Values are computed in float64, or in long double for float64 tensors, so
+that the judge has more digits.
 """
 
 from dataclasses import dataclass
@@ -153,15 +153,13 @@ class Oracle:
         return after & (o < size - base)
 
     def hat(self, o, base, size):
-        """hat(base + o - i) for i in [0, size), its right-hand derivative along o, and where the tap has a corner."""
+        """hat(base + o - i), i in [0, size), its right-hand derivative along o, and where a corner is."""
         k = np.arange(size) - base[:, None]
         o = o[..., None]
         lower, upper = (k <= o) & (o < k + 1), (k - 1 <= o) & (o < k)
         touched = (lower | upper) & self.alive[..., None]
         o, one = np.where(touched, o, 0), self.wide(1)
-        hat = np.where(
-            lower, k + 1 - o, o - (k - 1)
-        )  # one of its two slopes: no digit is lost next to an integer
+        hat = np.where(lower, k + 1 - o, o - (k - 1))  # either slope keeps its digits next to an integer
         return np.where(touched, hat, 0), np.where(touched, np.where(upper, one, -one), 0), touched
 
     # ------ The operators

@@ -3,14 +3,16 @@
 
     python tests/python/precision.py [ROW ...]     e.g. cpu.binned; without: the library's own choice
 
-Worst is the largest error / (eps * sum of |terms|) of any element in any case, rms the largest of any output; eps is
-2^-23, or 2^-52 for float64. The rounding of a 16-bit output, at most half an ulp, is taken off. Bounds: tolerance.py.
+Worst is the largest error / (eps * sum of |terms|) of any element in any case, rms the largest of any
+output; eps is 2^-23, or 2^-52 for float64. The rounding of a 16-bit output, at most half an ulp, is taken
+off. Bounds: tolerance.py.
 """
 
 import sys
 
-import calls
 import numpy as np
+
+import calls
 from cases import CASES, DTYPES, LAYOUTS
 from oracle import Oracle
 from tolerance import RMS_ELEMENTS, units

@@ -4,10 +4,11 @@
 import dataclasses
 import json
 
-import calls
 import numpy as np
 import pytest
 import tapfield
+
+import calls
 from cases import BFLOAT16, FLOAT32, LAYOUTS, case_named, expand
 
 ROWS = [

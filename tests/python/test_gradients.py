@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gradients are gradients: adjointness and finite differences of the library's own passes, in float64.
 
-y is linear in x and mask and, within a cell, in each offset; so is what the second derivative differentiates. A central
-difference along one of them has no truncation error: only roundings remain, and the tolerance is made of them.
+y is linear in x and mask and, within a cell, in each offset; so is what the second derivative
+differentiates. A central difference along one of them has no truncation error: only roundings remain, and
+the tolerance is made of them.
 """
 
 import dataclasses
 import math
 
-import calls
 import numpy as np
 import pytest
+
+import calls
 from cases import FLOAT64, case_named
 
 STEP = 2.0**-4
 EPS = 2.0**-52
-# Either side of a difference errs by 16 eps of its magnitude (tolerance.py: CHAIN times 4 terms), and o +- STEP rounds
-# by 2 eps for |o| < 8, times a slope of at most 5 magnitudes while fractions are in [3/16, 13/16]. All over 2 STEP.
+# Either side of a difference errs by 16 eps of its magnitude (tolerance.py: CHAIN times 4 terms), and o +-
+# STEP rounds by 2 eps for |o| < 8, times a slope of at most 5 magnitudes while fractions are in [3/16,
+# 13/16]. All over 2 STEP.
 TOLERANCE = 32 * EPS / STEP
 
 NAMES = [
@@ -74,7 +77,7 @@ def difference(case, t, plane, by, f):
 
 
 def per_tap(case, a):
-    """[N, Ho*Kh, Wo*Kw, C] -> sums over each group's channels in the order of offsets, [N, Ho, Wo, G*Kh*Kw]."""
+    """[N, Ho*Kh, Wo*Kw, C] -> each group's sums in the order of offsets, [N, Ho, Wo, G*Kh*Kw]."""
     (ho, wo), (kh, kw), n, g = case.output, case.ksize, case.x[0], case.groups
     a = a.reshape(n, ho, kh, wo, kw, g, case.x[3] // g).sum(-1)
     return a.transpose(0, 1, 3, 5, 2, 4).reshape(n, ho, wo, g * kh * kw)

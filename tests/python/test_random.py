@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random calls against the oracle: shapes, attributes, dtypes, strides of every tensor, special offsets, rows.
+"""Random calls against the oracle: shapes, attributes, dtypes, strides of every tensor, offsets, rows.
 
 A failure prints how to replay it. With CI set, the same calls are made on every run.
 """
 
 import os
 
-import calls
 import numpy as np
-from cases import DTYPES, FLOAT32, LAYOUTS, Case, Tensors, finfo, from_layout, is_16bit, to_layout
 from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis import strategies as st
+
+import calls
+from cases import DTYPES, FLOAT32, LAYOUTS, Case, Tensors, finfo, from_layout, is_16bit, to_layout
 from oracle import Oracle
 from tolerance import check
 

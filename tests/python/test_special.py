@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exact results, and values that are not numbers. (Non-finite offsets are cases of the table: test_table.py.)"""
+"""Exact results, and values that are not numbers. (Non-finite offsets are in the table: test_table.py.)"""
 
 import dataclasses
 
-import calls
 import numpy as np
 import pytest
+
+import calls
 from cases import DTYPES, FLOAT16, FLOAT32, LAYOUTS, case_named
 from oracle import Oracle
 from tolerance import check
@@ -70,7 +71,7 @@ def planted(t, name, value, seed):
 @pytest.mark.parametrize("which, row", ROWS)
 @pytest.mark.parametrize("case_name", ["c17_g1", "c16_g4", "c64_g8", "c64_g1"])
 def test_non_finite_values_go_where_they_enter(case_name, which, row, name, value):
-    """A NaN or infinity in one element makes exactly the results that it enters non-finite, and changes no other."""
+    """A NaN or infinity makes exactly the results that it enters non-finite, and changes no other."""
     case = case_named(case_name)
     for dtype, seed in [(FLOAT32, 0), (FLOAT16, 1)]:
         t = planted(case.tensors(dtype), name, value, seed)

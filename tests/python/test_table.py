@@ -3,9 +3,10 @@
 
 import functools
 
-import calls
 import numpy as np
 import pytest
+
+import calls
 from cases import BFLOAT16, CASES, DTYPES, FLOAT16, FLOAT32, LAYOUTS
 from oracle import Oracle
 from tolerance import Drift, check, check_elements
@@ -103,7 +104,7 @@ def test_every_row_can_take_some_case():
 @pytest.mark.parametrize("which", calls.PASSES)
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_magnitudes(case, which, dtype):
-    """reference.magnitudes, from which other tests and programs make bounds, is the oracle's sum of |terms|."""
+    """reference.magnitudes, from which bounds can be made, is the oracle's sum of |terms|."""
     t, sums = truth(which, case, dtype, dtype)
     outputs = calls.call(which, case, t, backend="reference.magnitudes")
     for name, got, want in zip(calls.OUTPUTS[which], outputs, sums):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs of any strides are read in place, outputs of any strides are written fully and nowhere else."""
 
-import calls
 import numpy as np
 import pytest
+
+import calls
 from cases import BFLOAT16, FLOAT32, FLOAT64, Tensors, case_named
 from oracle import Oracle
 from tolerance import check

@@ -1,26 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a result may lie from the truth: the only place that says so.
 
-eps is 2^-23 where sums are made in float32 (16-bit and float32 tensors), 2^-52 in float64; an operation rounds by at
-most eps/2 of its result. An output element is a sum of terms.
+eps is 2^-23 where sums are made in float32 (16-bit and float32 tensors), 2^-52 in float64; an operation
+rounds by at most eps/2 of its result. An output element is a sum of terms.
 
-- A term is a product of grad, x, the mask, a cotangent and a corner weight made of two fractions' complements: at
-  most 8 roundings, so 4 eps of its magnitude.
-- It then takes part in at most (number of terms - 1) additions: another eps/2 of the sum of magnitudes each, in
-  whatever order they are made.
-  Together these stay below CHAIN * eps * terms * sum of |terms|, with CHAIN = 4 for a term that stands alone.
-  (Weights keep their digits: lh = o - floor(o) and hh = floor(o) + 1 - o are one rounding each.)
-- Below the least normal number a product loses digits absolutely: the least subnormal, times what it is yet to be
-  multiplied by. The tests' factors stay below 6, at most three of them follow: UNDERFLOW least subnormals a term.
+- A term is a product of grad, x, the mask, a cotangent and a corner weight made of two fractions'
+  complements: at most 8 roundings, so 4 eps of its magnitude.
+- It then takes part in at most (number of terms - 1) additions: another eps/2 of the sum of magnitudes
+  each, in whatever order they are made. Together these stay below CHAIN * eps * terms * sum of |terms|,
+  with CHAIN = 4 for a term that stands alone. (Weights keep their digits: lh = o - floor(o) and hh =
+  floor(o) + 1 - o are one rounding each.)
+- Below the least normal number a product loses digits absolutely: the least subnormal, times what it is yet
+  to be multiplied by. The tests' factors stay below 6, at most three of them follow: UNDERFLOW least
+  subnormals a term.
 
-A 16-bit output is that sum rounded once. Rounding is monotone, so it must lie between the rounded ends of the interval
-of admissible sums; this also says which results may overflow to infinity.
+A 16-bit output is that sum rounded once. Rounding is monotone, so it must lie between the rounded ends of
+the interval of admissible sums; this also says which results may overflow to infinity.
 
-The rms over an output of error / sum of |terms|, the rounding of a 16-bit output allowed for, stays below RMS eps: the
-worst case of every rounding the same way does not happen in every element.
+The rms over an output of error / sum of |terms|, the rounding of a 16-bit output allowed for, stays below
+RMS eps: the worst case of every rounding the same way does not happen in every element.
 """
 
 import numpy as np
+
 from cases import FLOAT32, FLOAT64, finfo, is_16bit
 
 CHAIN = 4
@@ -55,7 +57,7 @@ def half_ulp(got):
 
 
 def units(got, truth, dtype):
-    """error / (eps * sum of |terms|) of the finite elements of normal size, a 16-bit output's rounding off."""
+    """error / (eps * sum of |terms|) of finite elements of normal size, a 16-bit output's rounding off."""
     least = float(finfo(computing(dtype)).smallest_normal)
     usable = np.isfinite(truth.value) & np.isfinite(got) & (truth.magnitude > least)
     error = abs(got.astype(truth.value.dtype) - np.where(usable, truth.value, 0))
