@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import calls
-from cases import DTYPES, FLOAT16, FLOAT32, LAYOUTS, case_named
+from cases import BFLOAT16, DTYPES, FLOAT16, FLOAT32, LAYOUTS, Tensors, case_named, finfo
 from oracle import Oracle
 from tolerance import check
 
@@ -38,6 +38,38 @@ def test_exact(name, which, row, dtype, layout):
     for output, got in zip(calls.OUTPUTS[which], run(which, case, t, layout, row)):
         want = np.reshape(np.array(expect[output], float), got.shape).astype(dtype)
         np.testing.assert_array_equal(got.astype(float), want.astype(float), err_msg=output)
+
+
+def halves(dtype):
+    """Pairs whose products are exact in float32, many halfway between two neighbours of a 16-bit dtype: normal
+    ones, subnormal ones, and around the greatest."""
+    info = finfo(dtype)
+    ulp, least, most = float(info.eps), float(info.smallest_subnormal), float(info.max)
+    k = np.arange(64)
+    a = np.concatenate([1 + k * ulp, -1 - k * ulp, least * k, -least * k, most * (1 - k / 2 * ulp)])
+    b = np.concatenate([np.full(128, 1.5), np.full(128, 0.5), 1 + k % 3 * 2 * ulp])
+    return a.astype(dtype), b.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT16, BFLOAT16], ids=str)
+@pytest.mark.parametrize("which, row", [r for r in ROWS if r[0] != "grad_grad"])
+def test_ties_round_to_even(which, row, dtype):
+    """Products of two 16-bit numbers, one rounding: y = m x, grad_x = grad m, grad_offsets(mask) = grad x."""
+    a, b = halves(dtype)
+    with np.errstate(over="ignore"):
+        want = (a.astype(np.float32) * b.astype(np.float32)).astype(dtype).astype(float)
+    n = len(a)
+    case = dataclasses.replace(case_named("pixel_1x1-open"), x=(n, 1, 1, 1))
+    column = lambda v: v.reshape(n, 1, 1, 1)
+    zero, one = np.zeros(n, dtype), np.ones(n, dtype)
+    offsets = lambda mask: np.stack([zero, zero, mask], axis=-1).reshape(n, 1, 1, 3)
+    masked = Tensors(column(a), offsets(b), column(a), None, None)
+    paired = Tensors(column(b), offsets(one), column(a), None, None)
+    for t, output in [(masked, 0), (paired, 1)] if which == "grad" else [(masked, 0)]:
+        outputs = run(which, case, t, "NHWC", row)
+        if outputs:
+            got = outputs[output].reshape(n, -1)[:, -1].astype(float)
+            np.testing.assert_array_equal(got, want, err_msg=calls.OUTPUTS[which][output])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
