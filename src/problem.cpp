@@ -318,7 +318,10 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
     }
 
   const auto set = [&](View& v, const Tensor* t) {
-    if (!absent(t)) v = view_of(*t, nchw);
+    if (absent(t)) return;
+    v = view_of(*t, nchw);
+    static char somewhere;  // a tensor that is only measured may have no data, which in a View would mean absent
+    if (!with_data) v.data = &somewhere;
   };
   set(p.x, args.x), set(p.offsets, args.offsets), set(p.grad, args.grad), set(p.gg_x, args.gg_x);
   set(p.gg_offsets, args.gg_offsets), set(p.y, args.y), set(p.grad_grad, args.grad_grad), set(p.grad_x, args.grad_x);
