@@ -137,14 +137,48 @@ TEST_P(EachPass, NeedsExactlyItsWorkspace) {
       }
 }
 
+// The same tensors in another dtype and layout: rows and images are packed and converted on the way.
+void make_packed(Call& call, DType dtype) {
+  for (Tensor* t : call.tensors()) {
+    const Ints s = t->shape;
+    t->dtype = dtype;
+    t->shape = {s[0], s[3], s[1], s[2]};
+  }
+  call.attributes.data_format = "NCHW";
+  call.attributes.strides = call.attributes.dilations = {1, 1, 1, 2};
+}
+
+// What a call carves out of its workspace is what it asked for. Lines of poison lie behind it.
+TEST_P(EachPass, NeedsExactlyItsWorkspaceWhenItPacks) {
+  for (DType dtype : {DType::float16, DType::bfloat16, DType::float32, DType::float64})
+    for (int threads : {1, 2, 5}) {
+      Call call(GetParam());
+      make_packed(call, dtype);
+      call.execution.threads = threads;
+      std::size_t bytes = 0;
+      ASSERT_EQ(call.workspace_size(Via::cpp, bytes).message, "");
+      std::vector<Call::Line> room((bytes + 63) / 64 + 64);
+      for (Call::Line& line : room) std::memset(line.bytes, Call::kPoison, sizeof line.bytes);
+      call.execution.workspace = room.data(), call.execution.workspace_bytes = bytes;
+      EXPECT_EQ(call.run(Via::cpp).message, "");
+      for (std::size_t i = (bytes + 63) / 64; i < room.size(); ++i)
+        for (unsigned char byte : room[i].bytes)
+          ASSERT_EQ(byte, Call::kPoison)
+              << "wrote behind its " << bytes << " bytes, dtype " << static_cast<int>(dtype);
+    }
+}
+
 // workspace_size reads no pointer: not where it points, not whether it is there.
 TEST_P(EachPass, MeasuresWithoutMemory) {
-  Call there(GetParam()), nowhere(GetParam());
-  for (Tensor* t : nowhere.tensors()) t->data = nullptr, t->read_only = true;
-  std::size_t a = 1, b = 2;
-  EXPECT_EQ(there.workspace_size(Via::cpp, a).message, "");
-  EXPECT_EQ(nowhere.workspace_size(Via::cpp, b).message, "");
-  EXPECT_EQ(a, b);
+  for (DType dtype : {DType::float16, DType::float32}) {
+    Call there(GetParam()), nowhere(GetParam());
+    make_packed(there, dtype), make_packed(nowhere, dtype);
+    for (Tensor* t : nowhere.tensors()) t->data = nullptr, t->read_only = true;
+    std::size_t a = 1, b = 2;
+    EXPECT_EQ(there.workspace_size(Via::cpp, a).message, "");
+    EXPECT_EQ(nowhere.workspace_size(Via::cpp, b).message, "");
+    EXPECT_EQ(a, b);
+  }
 }
 
 // The table of dtypes, for every combination of a pass's tensors: docs/operators.md, "Tensors".
