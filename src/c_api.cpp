@@ -139,7 +139,7 @@ tapfield_status tapfield_output_size(const int64_t* size, const tapfield_attribu
   });
 }
 
-tapfield_status tapfield_workspace_size(tapfield_pass pass, const tapfield_tensor* const* t,
+tapfield_status tapfield_workspace_size(int32_t pass, const tapfield_tensor* const* t,
                                         const tapfield_attributes* attributes, const tapfield_execution* execution,
                                         size_t* bytes) {
   return guarded([&] {
@@ -147,7 +147,7 @@ tapfield_status tapfield_workspace_size(tapfield_pass pass, const tapfield_tenso
     if (!bytes) fail("bytes must be given but is null");
     const Attributes a = attributes_of(attributes);
     const Execution e = execution_of(execution);
-    switch (static_cast<int>(pass)) {
+    switch (pass) {
       case TAPFIELD_FORWARD:
         *bytes = workspace_size(tensor(t[0], "x"), tensor(t[1], "offsets"), a, tensor(t[2], "y"), e);
         return;
@@ -161,7 +161,7 @@ tapfield_status tapfield_workspace_size(tapfield_pass pass, const tapfield_tenso
                                 tensor(t[5], "grad_grad"), tensor(t[6], "grad_x"), tensor(t[7], "grad_offsets"), e);
         return;
     }
-    fail("pass must be a tapfield_pass but is " + std::to_string(static_cast<int>(pass)));
+    fail("pass must be a tapfield_pass but is " + std::to_string(pass));
   });
 }
 

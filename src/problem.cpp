@@ -151,7 +151,7 @@ void check_shape(Named a, std::array<int64_t, 4> nhwc, const char* axes_nhwc, co
 bool is_empty(const Tensor& t) { return !(t.shape[0] && t.shape[1] && t.shape[2] && t.shape[3]); }
 
 // The number of elements, and the elements that strides span, must fit. The stride of an axis of one element, or of
-// an empty tensor, is never stepped along: it may be anything.
+// an empty tensor, is never stepped along: it may be anything (NumPy's are 0).
 void check_size(Named a) {
   const Ints &shape = a.t->shape, &strides = a.t->strides;
   int64_t count = 1, reach = 0;
@@ -213,8 +213,6 @@ void check_pointer(Named a) {
 // all that the axes before it span.
 void check_self_overlap(Named a) {
   const Ints s = strides_of(*a.t);
-  for (int64_t i = 0; i < 4; ++i)
-    if (a.t->shape[i] == 0) return;  // NumPy gives an empty array strides of 0
   std::array<int64_t, 4> axis{0, 1, 2, 3};
   std::sort(axis.begin(), axis.end(), [&](int64_t i, int64_t j) { return std::abs(s[i]) < std::abs(s[j]); });
   int64_t reach = 0;
@@ -320,7 +318,10 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
     }
 
   const auto set = [&](View& v, const Tensor* t) {
-    if (!absent(t)) v = view_of(*t, nchw);
+    if (absent(t)) return;
+    v = view_of(*t, nchw);
+    static char somewhere;  // a tensor that is only measured may have no data, which in a View would mean absent
+    if (!with_data) v.data = &somewhere;
   };
   set(p.x, args.x), set(p.offsets, args.offsets), set(p.grad, args.grad), set(p.gg_x, args.gg_x);
   set(p.gg_offsets, args.gg_offsets), set(p.y, args.y), set(p.grad_grad, args.grad_grad), set(p.grad_x, args.grad_x);

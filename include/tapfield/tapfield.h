@@ -112,8 +112,8 @@ TAPFIELD_API tapfield_status tapfield_deformable_offsets_grad_grad(
 TAPFIELD_API tapfield_status tapfield_output_size(const int64_t* size, const tapfield_attributes* attributes,
                                                   int64_t* ho_wo);
 
-/* Bytes of scratch for a pass; `tensors` holds the pass's tensors in the order of its own arguments: 3, 5 or 8. */
-TAPFIELD_API tapfield_status tapfield_workspace_size(tapfield_pass pass, const tapfield_tensor* const* tensors,
+/* Bytes of scratch for a tapfield_pass; `tensors` holds the tensors in the order of its own arguments: 3, 5 or 8. */
+TAPFIELD_API tapfield_status tapfield_workspace_size(int32_t pass, const tapfield_tensor* const* tensors,
                                                      const tapfield_attributes* attributes,
                                                      const tapfield_execution* execution, size_t* bytes);
 

@@ -72,9 +72,10 @@ struct SecondScratch {
     zeros = carver.take<char>(block * static_cast<std::int64_t>(sizeof(F)));
     dots = carver.take<F>(8 * p.ho * p.wo * p.lanes() + 128);  // finish reads up to a vector of taps past the last
     if (!p.x.adjacent()) x = carver.take<char>(p.h * p.w * block * size);
-    if (p.gg_x.data && !plain<F>(p.gg_x)) u = carver.take<F>(p.h * p.w * block);
-    if (!plain<F>(p.grad_x)) sums = carver.take<F>(p.h * p.w * block);
-    rows = carver.take<std::uint16_t>(u || sums ? slot_count * p.w * block : 0);
+    const bool load_u = p.gg_x.data && !plain<F>(p.gg_x), store_sums = !plain<F>(p.grad_x);
+    if (load_u) u = carver.take<F>(p.h * p.w * block);
+    if (store_sums) sums = carver.take<F>(p.h * p.w * block);
+    rows = carver.take<std::uint16_t>(load_u || store_sums ? slot_count * p.w * block : 0);  // not `u`: null when measured
     slots = carver;
     for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
     if (used) *used = carver.used();

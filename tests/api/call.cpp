@@ -38,7 +38,8 @@ tapfield_tensor to_c(const Tensor& t) {
 tapfield_attributes to_c(const Attributes& a) {
   tapfield_attributes c = {};
   c.size = sizeof c;
-  c.ksize = a.ksize.data(), c.strides = a.strides.data(), c.pads = a.pads.data(), c.dilations = a.dilations.data();
+  c.ksize = a.ksize.data(), c.strides = a.strides.data(), c.pads = a.pads.data(),
+  c.dilations = a.dilations.data();
   c.data_format = a.data_format, c.border = a.border;
   c.deformable_groups = a.deformable_groups;
   c.unmodulated = !a.modulated;
@@ -57,7 +58,7 @@ tapfield_execution to_c(const Execution& e) {
 
 }  // namespace
 
-Outcome Call::run(Via via) {
+Outcome Operation::run(Via via) {
   if (via == Via::cpp)
     return caught([&] {
       if (pass == TAPFIELD_FORWARD)
@@ -65,8 +66,8 @@ Outcome Call::run(Via via) {
       else if (pass == TAPFIELD_GRAD)
         deformable_offsets_grad(grad, x, offsets, attributes, grad_x, grad_offsets, execution);
       else
-        deformable_offsets_grad_grad(grad, x, offsets, gg_x, gg_offsets, attributes, grad_grad, grad_x, grad_offsets,
-                                     execution);
+        deformable_offsets_grad_grad(grad, x, offsets, gg_x, gg_offsets, attributes, grad_grad, grad_x,
+                                     grad_offsets, execution);
     });
   std::vector<tapfield_tensor> t;
   for (const Tensor* one : tensors()) t.push_back(to_c(*one));
@@ -75,17 +76,18 @@ Outcome Call::run(Via via) {
   if (pass == TAPFIELD_FORWARD) return returned(tapfield_deformable_offsets(&t[0], &t[1], &a, &t[2], &e));
   if (pass == TAPFIELD_GRAD)
     return returned(tapfield_deformable_offsets_grad(&t[0], &t[1], &t[2], &a, &t[3], &t[4], &e));
-  return returned(tapfield_deformable_offsets_grad_grad(&t[0], &t[1], &t[2], &t[3], &t[4], &a, &t[5], &t[6], &t[7], &e));
+  return returned(
+      tapfield_deformable_offsets_grad_grad(&t[0], &t[1], &t[2], &t[3], &t[4], &a, &t[5], &t[6], &t[7], &e));
 }
 
-Outcome Call::workspace_size(Via via, std::size_t& bytes) {
+Outcome Operation::workspace_size(Via via, std::size_t& bytes) {
   if (via == Via::cpp)
     return caught([&] {
       bytes = pass == TAPFIELD_FORWARD ? tapfield::workspace_size(x, offsets, attributes, y, execution)
               : pass == TAPFIELD_GRAD
                   ? tapfield::workspace_size(grad, x, offsets, attributes, grad_x, grad_offsets, execution)
-                  : tapfield::workspace_size(grad, x, offsets, gg_x, gg_offsets, attributes, grad_grad, grad_x,
-                                             grad_offsets, execution);
+                  : tapfield::workspace_size(grad, x, offsets, gg_x, gg_offsets, attributes, grad_grad,
+                                             grad_x, grad_offsets, execution);
     });
   std::vector<tapfield_tensor> t;
   std::vector<const tapfield_tensor*> pointers;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A valid call of each pass that a test changes in one place, then makes through C++ or through C.
+// Calls as data: a test changes a valid one in one place, then makes it through C++ or through C.
 #pragma once
 
 #include <cstring>
@@ -25,40 +25,12 @@ inline std::int64_t element_count(const Ints& shape) {
   return n;
 }
 
-// All tensors of a call in one arena, far enough apart to be moved and to grow. Outputs and gaps hold poison.
-struct Call {
-  static constexpr std::int64_t kRoom = 1 << 16;  // bytes from one tensor to the next
-  static constexpr unsigned char kPoison = 0xA5;
-
-  tapfield_pass pass;
-  // N = 2, H = 4, W = 5, C = 6, Kh = 2, Kw = 3, G = 2, so Ho = 5, Wo = 2: no two of them are equal but by need.
+// One call's arguments.
+struct Operation {
+  tapfield_pass pass = TAPFIELD_FORWARD;
   Tensor x, offsets, grad, gg_x, gg_offsets, y, grad_grad, grad_x, grad_offsets;
   Attributes attributes;
   Execution execution;
-  struct alignas(64) Line {
-    unsigned char bytes[64];
-    bool operator==(const Line&) const = default;
-  };
-  std::vector<Line> arena = std::vector<Line>(10 * kRoom / sizeof(Line));
-
-  explicit Call(tapfield_pass pass_) : pass(pass_) {
-    for (Line& line : arena) std::memset(line.bytes, kPoison, sizeof line.bytes);
-    attributes.ksize = {2, 3};
-    attributes.strides = {1, 1, 2, 1};
-    attributes.pads = {1, 1, 1, 2};
-    attributes.dilations = {1, 1, 2, 1};
-    attributes.deformable_groups = 2;
-    const Ints map{2, 4, 5, 6}, taps{2, 5, 2, 36}, samples{2, 10, 6, 6};
-    x = place(0, map), offsets = place(1, taps), grad = place(2, samples);
-    gg_x = place(3, map), gg_offsets = place(4, taps);
-    y = place(5, samples), grad_grad = place(6, samples), grad_x = place(7, map), grad_offsets = place(8, taps);
-    for (const Tensor* in : {&x, &offsets, &grad, &gg_x, &gg_offsets})
-      for (std::int64_t i = 0; i < element_count(in->shape); ++i)
-        static_cast<float*>(in->data)[i] = 0.125f * static_cast<float>(i * 7 % 23 - 11);
-  }
-
-  char* slot(int i) { return reinterpret_cast<char*>(arena.data()) + i * kRoom; }
-  Tensor place(int i, Ints shape) { return Tensor(reinterpret_cast<float*>(slot(i)), shape); }
 
   // The pass's own tensors, in the order of its arguments; names[i] is the i-th one's.
   std::vector<Tensor*> tensors() {
@@ -71,10 +43,47 @@ struct Call {
     if (pass == TAPFIELD_GRAD) return {"grad", "x", "offsets", "grad_x", "grad_offsets"};
     return {"grad", "x", "offsets", "gg_x", "gg_offsets", "grad_grad", "grad_x", "grad_offsets"};
   }
-  static int inputs(tapfield_pass pass) { return pass == TAPFIELD_FORWARD ? 2 : pass == TAPFIELD_GRAD ? 3 : 5; }
+  static int inputs(tapfield_pass pass) {
+    return pass == TAPFIELD_FORWARD ? 2 : pass == TAPFIELD_GRAD ? 3 : 5;
+  }
 
   Outcome run(Via via);
   Outcome workspace_size(Via via, std::size_t& bytes);
+};
+
+// A valid one. All tensors lie in one arena, far enough apart to be moved and to grow. Outputs and gaps hold
+// poison.
+struct Call : Operation {
+  static constexpr std::int64_t kRoom = 1 << 16;  // bytes from one tensor to the next
+  static constexpr unsigned char kPoison = 0xA5;
+  struct alignas(64) Line {
+    unsigned char bytes[64];
+    bool operator==(const Line&) const = default;
+  };
+  std::vector<Line> arena = std::vector<Line>(10 * kRoom / sizeof(Line));
+
+  // N = 2, H = 4, W = 5, C = 6, Kh = 2, Kw = 3, G = 2, so Ho = 5, Wo = 2: no two of them are equal but by
+  // need.
+  explicit Call(tapfield_pass pass_) {
+    pass = pass_;
+    for (Line& line : arena) std::memset(line.bytes, kPoison, sizeof line.bytes);
+    attributes.ksize = {2, 3};
+    attributes.strides = {1, 1, 2, 1};
+    attributes.pads = {1, 1, 1, 2};
+    attributes.dilations = {1, 1, 2, 1};
+    attributes.deformable_groups = 2;
+    const Ints map{2, 4, 5, 6}, taps{2, 5, 2, 36}, samples{2, 10, 6, 6};
+    x = place(0, map), offsets = place(1, taps), grad = place(2, samples);
+    gg_x = place(3, map), gg_offsets = place(4, taps);
+    y = place(5, samples), grad_grad = place(6, samples), grad_x = place(7, map),
+    grad_offsets = place(8, taps);
+    for (const Tensor* in : {&x, &offsets, &grad, &gg_x, &gg_offsets})
+      for (std::int64_t i = 0; i < element_count(in->shape); ++i)
+        static_cast<float*>(in->data)[i] = 0.125f * static_cast<float>(i * 7 % 23 - 11);
+  }
+
+  char* slot(int i) { return reinterpret_cast<char*>(arena.data()) + i * kRoom; }
+  Tensor place(int i, Ints shape) { return Tensor(reinterpret_cast<float*>(slot(i)), shape); }
 
   // The same call with N = 0 and no memory at all.
   void make_empty() {

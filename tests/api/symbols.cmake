@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # The shared library exports what its headers declare, and nothing else. In: NM, LIBRARY.
-execute_process(COMMAND ${NM} -DC --defined-only ${LIBRARY} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+execute_process(COMMAND ${NM} -DC --defined-only ${LIBRARY}
+  OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
 string(REPLACE "\n" ";" symbols "${symbols}")
-set(operators "deformable_offsets(_grad)?(_grad)?|output_size|workspace_size|(set|get)_num_threads|release_scratch|version")
+string(CONCAT operators "deformable_offsets(_grad)?(_grad)?|output_size|workspace_size|"
+  "(set|get)_num_threads|release_scratch|version")
 set(seen 0)
 foreach(symbol IN LISTS symbols)
   if(NOT symbol)
@@ -11,7 +13,7 @@ foreach(symbol IN LISTS symbols)
          symbol MATCHES "^[0-9a-f]+ T tapfield::(${operators}|backends)(\\[abi:cxx11\\])?\\(.*\\)$" OR
          symbol MATCHES "^[0-9a-f]+ [TVW] (vtable for |typeinfo (name )?for )?tapfield::dtype_error")
     math(EXPR seen "${seen} + 1")
-  elseif(NOT symbol MATCHES "^[0-9a-f]+ [VWu] .*std::")  # templates of the standard library, which are anyone's
+  elseif(NOT symbol MATCHES "^[0-9a-f]+ [VWu] .*std::")  # the standard library's templates are anyone's
     list(APPEND others "${symbol}")
   endif()
 endforeach()

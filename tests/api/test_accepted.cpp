@@ -30,7 +30,8 @@ TEST_P(EachPass, RunsThroughCppAndCWithTheSameBits) {
       poisoned += bytes[k] == Call::kPoison && bytes[k + 1] == Call::kPoison && bytes[k + 2] == Call::kPoison;
     EXPECT_EQ(poisoned, 0) << Call::names(cpp.pass)[i];
     // What comes after a tensor is not its own.
-    for (std::int64_t k = size; k < size + 4096; ++k) ASSERT_EQ(bytes[k], Call::kPoison) << k - size << " bytes behind";
+    for (std::int64_t k = size; k < size + 4096; ++k)
+      ASSERT_EQ(bytes[k], Call::kPoison) << k - size << " bytes behind";
   }
 }
 
@@ -49,7 +50,8 @@ TEST_P(EachPass, AcceptsNoImages) {
     EXPECT_EQ(call.workspace_size(via, bytes).message, "");
     EXPECT_EQ(bytes, 0u);
     call.offsets.shape[3] = 35;
-    EXPECT_EQ(call.run(via).message, "offsets must have shape [0, 5, 2, 36] (N, Ho, Wo, 3*G*Kh*Kw) but has [0, 5, 2, 35]");
+    EXPECT_EQ(call.run(via).message,
+              "offsets must have shape [0, 5, 2, 36] (N, Ho, Wo, 3*G*Kh*Kw) but has [0, 5, 2, 35]");
   }
 }
 
@@ -80,7 +82,8 @@ TEST_P(EachPass, AcceptsTensorsThatTouch) {
   EXPECT_EQ(near.run(Via::cpp).message, "");
   for (std::size_t i = 0; i < far.tensors().size(); ++i) {
     const Tensor &a = *far.tensors()[i], &b = *near.tensors()[i];
-    EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<std::size_t>(element_count(a.shape) * 4)), 0) << Call::names(far.pass)[i];
+    EXPECT_EQ(std::memcmp(a.data, b.data, static_cast<std::size_t>(element_count(a.shape) * 4)), 0)
+        << Call::names(far.pass)[i];
   }
 }
 
@@ -129,19 +132,53 @@ TEST_P(EachPass, NeedsExactlyItsWorkspace) {
         Call less(GetParam());
         less.execution = given.execution;
         less.execution.workspace_bytes = bytes - 1;
-        EXPECT_EQ(less.run(via).message, "execution.workspace must have " + std::to_string(bytes) + " bytes but has " +
-                                             std::to_string(bytes - 1));
+        EXPECT_EQ(less.run(via).message, "execution.workspace must have " + std::to_string(bytes) +
+                                             " bytes but has " + std::to_string(bytes - 1));
       }
+}
+
+// The same tensors in another dtype and layout: rows and images are packed and converted on the way.
+void make_packed(Call& call, DType dtype) {
+  for (Tensor* t : call.tensors()) {
+    const Ints s = t->shape;
+    t->dtype = dtype;
+    t->shape = {s[0], s[3], s[1], s[2]};
+  }
+  call.attributes.data_format = "NCHW";
+  call.attributes.strides = call.attributes.dilations = {1, 1, 1, 2};
+}
+
+// What a call carves out of its workspace is what it asked for. Lines of poison lie behind it.
+TEST_P(EachPass, NeedsExactlyItsWorkspaceWhenItPacks) {
+  for (DType dtype : {DType::float16, DType::bfloat16, DType::float32, DType::float64})
+    for (int threads : {1, 2, 5}) {
+      Call call(GetParam());
+      make_packed(call, dtype);
+      call.execution.threads = threads;
+      std::size_t bytes = 0;
+      ASSERT_EQ(call.workspace_size(Via::cpp, bytes).message, "");
+      std::vector<Call::Line> room((bytes + 63) / 64 + 64);
+      for (Call::Line& line : room) std::memset(line.bytes, Call::kPoison, sizeof line.bytes);
+      call.execution.workspace = room.data(), call.execution.workspace_bytes = bytes;
+      EXPECT_EQ(call.run(Via::cpp).message, "");
+      for (std::size_t i = (bytes + 63) / 64; i < room.size(); ++i)
+        for (unsigned char byte : room[i].bytes)
+          ASSERT_EQ(byte, Call::kPoison)
+              << "wrote behind its " << bytes << " bytes, dtype " << static_cast<int>(dtype);
+    }
 }
 
 // workspace_size reads no pointer: not where it points, not whether it is there.
 TEST_P(EachPass, MeasuresWithoutMemory) {
-  Call there(GetParam()), nowhere(GetParam());
-  for (Tensor* t : nowhere.tensors()) t->data = nullptr, t->read_only = true;
-  std::size_t a = 1, b = 2;
-  EXPECT_EQ(there.workspace_size(Via::cpp, a).message, "");
-  EXPECT_EQ(nowhere.workspace_size(Via::cpp, b).message, "");
-  EXPECT_EQ(a, b);
+  for (DType dtype : {DType::float16, DType::float32}) {
+    Call there(GetParam()), nowhere(GetParam());
+    make_packed(there, dtype), make_packed(nowhere, dtype);
+    for (Tensor* t : nowhere.tensors()) t->data = nullptr, t->read_only = true;
+    std::size_t a = 1, b = 2;
+    EXPECT_EQ(there.workspace_size(Via::cpp, a).message, "");
+    EXPECT_EQ(nowhere.workspace_size(Via::cpp, b).message, "");
+    EXPECT_EQ(a, b);
+  }
 }
 
 // The table of dtypes, for every combination of a pass's tensors: docs/operators.md, "Tensors".
@@ -149,26 +186,33 @@ TEST_P(EachPass, TakesTheDtypesOfTheTableAndNoOthers) {
   Call call(GetParam());
   const auto tensors = call.tensors();
   const auto wide = [](DType t) { return t == DType::float16 || t == DType::bfloat16 ? DType::float32 : t; };
-  const auto like = [&](const Tensor& t, const Tensor& other) { return t.dtype == other.dtype || t.dtype == wide(other.dtype); };
+  const auto like = [&](const Tensor& t, const Tensor& other) {
+    return t.dtype == other.dtype || t.dtype == wide(other.dtype);
+  };
   int accepted = 0;
   for (int code = 0; code < 1 << (2 * tensors.size()); ++code) {
-    for (std::size_t i = 0; i < tensors.size(); ++i) tensors[i]->dtype = static_cast<DType>(code >> (2 * i) & 3);
+    for (std::size_t i = 0; i < tensors.size(); ++i)
+      tensors[i]->dtype = static_cast<DType>(code >> (2 * i) & 3);
     bool valid = like(call.offsets, call.x);
     if (call.pass == TAPFIELD_FORWARD) {
       valid = valid && call.y.dtype == call.x.dtype;
     } else {
-      valid = valid && call.grad.dtype == call.x.dtype && like(call.grad_x, call.x) && like(call.grad_offsets, call.offsets);
+      valid = valid && call.grad.dtype == call.x.dtype && like(call.grad_x, call.x) &&
+              like(call.grad_offsets, call.offsets);
       if (call.pass == TAPFIELD_GRAD_GRAD)
-        valid = valid && call.grad_grad.dtype == call.x.dtype && like(call.gg_x, call.x) && like(call.gg_offsets, call.offsets);
+        valid = valid && call.grad_grad.dtype == call.x.dtype && like(call.gg_x, call.x) &&
+                like(call.gg_offsets, call.offsets);
     }
     std::size_t bytes = 0;
     const Outcome outcome = call.workspace_size(Via::cpp, bytes);
     ASSERT_EQ(outcome.status, valid ? TAPFIELD_OK : TAPFIELD_INVALID_DTYPE) << outcome.message;
     accepted += valid;
   }
-  // x of one of 2 wide types: everything is it. Of one of 2 narrow ones: offsets narrow or not, and each tensor that
-  // may be wider has 2 choices (1 for offsets' own if those are float32 already).
-  const int expected = call.pass == TAPFIELD_FORWARD ? 2 + 2 * 2 : call.pass == TAPFIELD_GRAD ? 2 + 2 * (2 * 2 + 2) : 2 + 2 * (4 * 4 + 4);
+  // x of one of 2 wide types: everything is it. Of one of 2 narrow ones: offsets narrow or not, and each
+  // tensor that may be wider has 2 choices (1 for offsets' own if those are float32 already).
+  const int expected = call.pass == TAPFIELD_FORWARD ? 2 + 2 * 2
+                       : call.pass == TAPFIELD_GRAD  ? 2 + 2 * (2 * 2 + 2)
+                                                     : 2 + 2 * (4 * 4 + 4);
   EXPECT_EQ(accepted, expected);
 }
 
@@ -189,7 +233,9 @@ TEST(OutputSize, FollowsItsFormula) {
               a.strides = nchw ? Ints{1, 1, 1, stride} : Ints{1, 1, stride, 1};
               a.dilations = nchw ? Ints{1, 1, 1, dilation} : Ints{1, 1, dilation, 1};
               std::int64_t want = 0;
-              for (std::int64_t at = -(pads / 3); at + dilation * (kernel - 1) < size + pads % 3; at += stride) ++want;
+              for (std::int64_t at = -(pads / 3); at + dilation * (kernel - 1) < size + pads % 3;
+                   at += stride)
+                ++want;
               if (want)
                 ASSERT_EQ(output_size({9, size}, a), (std::array<std::int64_t, 2>{9, want}));
               else
@@ -238,7 +284,8 @@ TEST(Backends, RefuseTensorsOfADeviceThatNoneRuns) {
     const Outcome outcome = call.run(via);
     EXPECT_EQ(outcome.status, TAPFIELD_INVALID_ARGUMENT);
     EXPECT_NE(outcome.message.find("no backend can run this call"), std::string::npos) << outcome.message;
-    EXPECT_NE(outcome.message.find("the tensors are on another device"), std::string::npos) << outcome.message;
+    EXPECT_NE(outcome.message.find("the tensors are on another device"), std::string::npos)
+        << outcome.message;
   }
   EXPECT_TRUE(call.arena == before);
 }

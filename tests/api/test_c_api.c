@@ -8,21 +8,22 @@
 
 static int failures = 0;
 
-#define CHECK(condition)                                                                        \
-  do {                                                                                          \
-    if (!(condition)) {                                                                         \
-      ++failures;                                                                               \
+#define CHECK(condition)                                                                                     \
+  do {                                                                                                       \
+    if (!(condition)) {                                                                                      \
+      ++failures;                                                                                            \
       fprintf(stderr, "%s:%d: %s; last error: %s\n", __FILE__, __LINE__, #condition, tapfield_last_error()); \
-    }                                                                                           \
+    }                                                                                                        \
   } while (0)
 
-#define CHECK_FAILS(call, status, text)                     \
-  do {                                                      \
-    CHECK((call) == (status));                              \
-    CHECK(strcmp(tapfield_last_error(), (text)) == 0);      \
+#define CHECK_FAILS(call, status, text)                \
+  do {                                                 \
+    CHECK((call) == (status));                         \
+    CHECK(strcmp(tapfield_last_error(), (text)) == 0); \
   } while (0)
 
-/* The example of docs/operators.md: a 2x2 map, one tap at (0.5, 0.25) with mask 2, the other three masked out. */
+/* The example of docs/operators.md: a 2x2 map, one tap at (0.5, 0.25) with mask 2, the other three masked
+ * out. */
 static float x_values[4] = {1, 2, 3, 4};
 static float offsets_values[12] = {0.25f, 0.5f, 2};
 static float grad_values[4] = {1, 0, 0, 0};
@@ -81,18 +82,20 @@ static void the_operators(void) {
   const tapfield_tensor x = tensor(x_values, map_shape), offsets = tensor(offsets_values, taps_shape),
                         grad = tensor(grad_values, map_shape), gg_x = tensor(gg_x_values, map_shape),
                         y = tensor(y_values, map_shape), grad_x = tensor(grad_x_values, map_shape),
-                        grad_offsets = tensor(grad_offsets_values, taps_shape), grad_grad = tensor(grad_grad_values, map_shape);
+                        grad_offsets = tensor(grad_offsets_values, taps_shape),
+                        grad_grad = tensor(grad_grad_values, map_shape);
   const tapfield_attributes a = attributes();
   CHECK(tapfield_deformable_offsets(&x, &offsets, &a, &y, NULL) == TAPFIELD_OK);
   CHECK(equal(y_values, want_y, 4));
-  CHECK(tapfield_deformable_offsets_grad(&grad, &x, &offsets, &a, &grad_x, &grad_offsets, NULL) == TAPFIELD_OK);
+  CHECK(tapfield_deformable_offsets_grad(&grad, &x, &offsets, &a, &grad_x, &grad_offsets, NULL) ==
+        TAPFIELD_OK);
   CHECK(equal(grad_x_values, want_grad_x, 4));
   CHECK(equal(grad_offsets_values, want_grad_offsets, 3));
-  CHECK(tapfield_deformable_offsets_grad_grad(&grad, &x, &offsets, &gg_x, NULL, &a, &grad_grad, &grad_x, &grad_offsets,
-                                              NULL) == TAPFIELD_OK);
+  CHECK(tapfield_deformable_offsets_grad_grad(&grad, &x, &offsets, &gg_x, NULL, &a, &grad_grad, &grad_x,
+                                              &grad_offsets, NULL) == TAPFIELD_OK);
   CHECK(equal(grad_grad_values, want_grad_grad, 4));
-  CHECK(tapfield_deformable_offsets_grad_grad(&grad, &x, &offsets, NULL, NULL, &a, &grad_grad, &grad_x, &grad_offsets,
-                                              NULL) == TAPFIELD_OK);
+  CHECK(tapfield_deformable_offsets_grad_grad(&grad, &x, &offsets, NULL, NULL, &a, &grad_grad, &grad_x,
+                                              &grad_offsets, NULL) == TAPFIELD_OK);
   CHECK(equal(grad_grad_values, (const float[4]){0, 0, 0, 0}, 4));
   CHECK(strcmp(tapfield_last_error(), "") == 0);
 
@@ -125,13 +128,15 @@ static void the_operators(void) {
 static void the_execution(void) {
   const tapfield_tensor x = tensor(x_values, map_shape), offsets = tensor(offsets_values, taps_shape),
                         grad = tensor(grad_values, map_shape), y = tensor(y_values, map_shape),
-                        grad_x = tensor(grad_x_values, map_shape), grad_offsets = tensor(grad_offsets_values, taps_shape);
+                        grad_x = tensor(grad_x_values, map_shape),
+                        grad_offsets = tensor(grad_offsets_values, taps_shape);
   const tapfield_tensor* tensors[5];
   const tapfield_attributes a = attributes();
   tapfield_execution e = execution();
   size_t bytes = 0, i;
   int calls = 0;
-  tensors[0] = &grad, tensors[1] = &x, tensors[2] = &offsets, tensors[3] = &grad_x, tensors[4] = &grad_offsets;
+  tensors[0] = &grad, tensors[1] = &x, tensors[2] = &offsets, tensors[3] = &grad_x,
+  tensors[4] = &grad_offsets;
   e.threads = 3;
   e.parallel_for = backwards;
   e.pool = &calls;
@@ -149,7 +154,8 @@ static void the_execution(void) {
     memset(aligned, 0x7f, bytes);
     e.workspace = aligned;
     e.workspace_bytes = bytes;
-    CHECK(tapfield_deformable_offsets_grad(&grad, &x, &offsets, &a, &grad_x, &grad_offsets, &e) == TAPFIELD_OK);
+    CHECK(tapfield_deformable_offsets_grad(&grad, &x, &offsets, &a, &grad_x, &grad_offsets, &e) ==
+          TAPFIELD_OK);
     CHECK(grad_offsets_values[2] == 2.25f);
     for (i = 0; i < bytes && aligned[i] == 0x7f; ++i) {
     }
@@ -165,7 +171,8 @@ static void the_execution(void) {
 }
 
 static void output_size(void) {
-  static const int64_t size[2] = {7, 11}, kernel[2] = {3, 2}, pads[4] = {1, 0, 2, 0}, strides[4] = {1, 2, 3, 1};
+  static const int64_t size[2] = {7, 11}, kernel[2] = {3, 2}, pads[4] = {1, 0, 2, 0},
+                       strides[4] = {1, 2, 3, 1};
   int64_t ho_wo[2] = {0, 0};
   tapfield_attributes a = attributes();
   a.ksize = kernel;
@@ -173,9 +180,12 @@ static void output_size(void) {
   a.strides = strides;
   CHECK(tapfield_output_size(size, &a, ho_wo) == TAPFIELD_OK);
   CHECK(ho_wo[0] == 3 && ho_wo[1] == 4); /* (7+1-3)/2+1, (11+2-2)/3+1 */
-  CHECK_FAILS(tapfield_output_size(NULL, &a, ho_wo), TAPFIELD_INVALID_ARGUMENT, "size must be given but is null");
-  CHECK_FAILS(tapfield_output_size(size, &a, NULL), TAPFIELD_INVALID_ARGUMENT, "ho_wo must be given but is null");
-  CHECK_FAILS(tapfield_output_size(size, NULL, ho_wo), TAPFIELD_INVALID_ARGUMENT, "attributes must be given but is null");
+  CHECK_FAILS(tapfield_output_size(NULL, &a, ho_wo), TAPFIELD_INVALID_ARGUMENT,
+              "size must be given but is null");
+  CHECK_FAILS(tapfield_output_size(size, &a, NULL), TAPFIELD_INVALID_ARGUMENT,
+              "ho_wo must be given but is null");
+  CHECK_FAILS(tapfield_output_size(size, NULL, ho_wo), TAPFIELD_INVALID_ARGUMENT,
+              "attributes must be given but is null");
   CHECK(ho_wo[0] == 3 && ho_wo[1] == 4);
 }
 
@@ -200,28 +210,37 @@ static void what_only_c_can_get_wrong(void) {
   BAD(FORWARD(&x, NULL, &a, &y, NULL), "offsets must be given but is null");
   BAD(FORWARD(&x, &offsets, NULL, &y, NULL), "attributes must be given but is null");
   BAD(FORWARD(&x, &offsets, &a, NULL, NULL), "y must be given but is null");
-  WITH(tapfield_tensor, x, bad.size = 0, FORWARD(&bad, &offsets, &a, &y, NULL), "x.size must be sizeof(its struct) but is 0");
+  WITH(tapfield_tensor, x, bad.size = 0, FORWARD(&bad, &offsets, &a, &y, NULL),
+       "x.size must be sizeof(its struct) but is 0");
   WITH(tapfield_tensor, y, bad.size = 5000, FORWARD(&x, &offsets, &a, &bad, NULL),
        "y.size must be sizeof(its struct) but is 5000");
   WITH(tapfield_attributes, a, bad.size = 7, FORWARD(&x, &offsets, &bad, &y, NULL),
        "attributes.size must be sizeof(its struct) but is 7");
   WITH(tapfield_execution, execution(), bad.size = 0, FORWARD(&x, &offsets, &a, &y, &bad),
        "execution.size must be sizeof(its struct) but is 0");
-  WITH(tapfield_tensor, x, bad.shape = NULL, FORWARD(&bad, &offsets, &a, &y, NULL), "x.shape must be given but is null");
-  WITH(tapfield_tensor, x, bad.rank = -1, FORWARD(&bad, &offsets, &a, &y, NULL), "x.rank must be 4 but is -1");
+  WITH(tapfield_tensor, x, bad.shape = NULL, FORWARD(&bad, &offsets, &a, &y, NULL),
+       "x.shape must be given but is null");
+  WITH(tapfield_tensor, x, bad.rank = -1, FORWARD(&bad, &offsets, &a, &y, NULL),
+       "x.rank must be 4 but is -1");
   WITH(tapfield_tensor, x, bad.rank = 3, FORWARD(&bad, &offsets, &a, &y, NULL),
        "x must have 4 dimensions (N, H, W, C) but has shape [1, 2, 2]");
   WITH(tapfield_tensor, offsets, bad.device_type = 9, FORWARD(&x, &bad, &a, &y, NULL),
        "offsets.device_type must be TAPFIELD_CPU or TAPFIELD_CUDA but is 9");
-  WITH(tapfield_attributes, a, bad.ksize = NULL, FORWARD(&x, &offsets, &bad, &y, NULL), "ksize must be given but is null");
-  WITH(tapfield_attributes, a, bad.strides = NULL, FORWARD(&x, &offsets, &bad, &y, NULL), "strides must be given but is null");
-  WITH(tapfield_attributes, a, bad.pads = NULL, FORWARD(&x, &offsets, &bad, &y, NULL), "pads must be given but is null");
-  BAD(tapfield_workspace_size((tapfield_pass)9, tensors, &a, NULL, &bytes), "pass must be a tapfield_pass but is 9");
+  WITH(tapfield_attributes, a, bad.ksize = NULL, FORWARD(&x, &offsets, &bad, &y, NULL),
+       "ksize must be given but is null");
+  WITH(tapfield_attributes, a, bad.strides = NULL, FORWARD(&x, &offsets, &bad, &y, NULL),
+       "strides must be given but is null");
+  WITH(tapfield_attributes, a, bad.pads = NULL, FORWARD(&x, &offsets, &bad, &y, NULL),
+       "pads must be given but is null");
+  BAD(tapfield_workspace_size(9, tensors, &a, NULL, &bytes),
+      "pass must be a tapfield_pass but is 9");
   BAD(tapfield_workspace_size(TAPFIELD_FORWARD, NULL, &a, NULL, &bytes), "tensors must be given but is null");
   BAD(tapfield_workspace_size(TAPFIELD_FORWARD, tensors, &a, NULL, NULL), "bytes must be given but is null");
-  BAD(tapfield_workspace_size(TAPFIELD_FORWARD, tensors, NULL, NULL, &bytes), "attributes must be given but is null");
+  BAD(tapfield_workspace_size(TAPFIELD_FORWARD, tensors, NULL, NULL, &bytes),
+      "attributes must be given but is null");
   tensors[1] = NULL;
-  BAD(tapfield_workspace_size(TAPFIELD_FORWARD, tensors, &a, NULL, &bytes), "offsets must be given but is null");
+  BAD(tapfield_workspace_size(TAPFIELD_FORWARD, tensors, &a, NULL, &bytes),
+      "offsets must be given but is null");
   tensors[1] = &offsets;
   {
     tapfield_tensor bad = x;
@@ -237,8 +256,8 @@ static void what_only_c_can_get_wrong(void) {
   }
 }
 
-/* A program built with an older header has smaller structs; what it does not have means the default. One built with a
-   newer header has larger ones. */
+/* A program built with an older header has smaller structs; what it does not have means the default. One
+   built with a newer header has larger ones. */
 static void structs_of_other_versions(void) {
   const tapfield_tensor x = tensor(x_values, map_shape), offsets = tensor(offsets_values, taps_shape);
   tapfield_tensor y = tensor(y_values, map_shape);

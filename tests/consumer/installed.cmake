@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Installs a build of tapfield into SCRATCH and uses it as a stranger would: find_package from C++ and C, and one
-# compiler line. In: BUILD (its binary directory; with SOURCE given it is configured and built there first, as a static
-# library), SCRATCH, CONSUMER (this folder), EXAMPLES, CC, CXX, LAUNCHER, GENERATOR.
+# Installs a build of tapfield into SCRATCH and uses it as a stranger would: find_package from C++ and C, and
+# one compiler line. In: BUILD (its binary directory; with SOURCE given it is configured and built there, as a
+# static library, first), SCRATCH, CONSUMER (this folder), EXAMPLES, CC, CXX, LAUNCHER, GENERATOR.
 function(run)
   execute_process(COMMAND ${ARGN} OUTPUT_VARIABLE out ERROR_VARIABLE out RESULT_VARIABLE failed)
   if(failed)
@@ -29,7 +29,8 @@ endif()
 file(REMOVE_RECURSE ${SCRATCH})
 set(prefix ${SCRATCH}/prefix)
 run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${prefix})
-run(${CMAKE_COMMAND} -S ${CONSUMER} -B ${SCRATCH}/build ${toolchain} -DCMAKE_PREFIX_PATH=${prefix} -DEXAMPLES=${EXAMPLES})
+run(${CMAKE_COMMAND} -S ${CONSUMER} -B ${SCRATCH}/build ${toolchain} -DCMAKE_PREFIX_PATH=${prefix}
+    -DEXAMPLES=${EXAMPLES})
 run(${CMAKE_COMMAND} --build ${SCRATCH}/build)
 expect_worked_example(${SCRATCH}/build/quickstart_cpp)
 expect_worked_example(${SCRATCH}/build/quickstart_c)
@@ -37,8 +38,8 @@ expect_worked_example(${SCRATCH}/build/quickstart_c)
 file(GLOB_RECURSE shared ${prefix}/libtapfield.so)
 if(shared)
   cmake_path(GET shared PARENT_PATH lib)
-  run(${CC} -std=c99 -Wall -Wextra -pedantic -Werror ${EXAMPLES}/quickstart.c -I${prefix}/include -L${lib} -ltapfield
-      -Wl,-rpath,${lib} -o ${SCRATCH}/one_line)
+  run(${CC} -std=c99 -Wall -Wextra -pedantic -Werror ${EXAMPLES}/quickstart.c -I${prefix}/include -L${lib}
+      -ltapfield -Wl,-rpath,${lib} -o ${SCRATCH}/one_line)
   expect_worked_example(${SCRATCH}/one_line)
 elseif(NOT SOURCE)
   message(STATUS "no shared library in this build: the one compiler line is not tried")
