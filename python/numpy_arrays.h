@@ -126,6 +126,7 @@ Array from_numpy(const char* name, PyArrayObject* a) {
 
 // The tensor in a capsule; null if it is none. Throws if its DLPack is newer than what we know.
 DLTensor* tensor_in(const char* name, PyObject* capsule, bool* read_only) {
+  *read_only = true;  // the older capsule cannot say: JAX's immutable arrays come in it
   if (PyCapsule_IsValid(capsule, "dltensor"))
     return &static_cast<DLManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"))->tensor;
   if (!PyCapsule_IsValid(capsule, "dltensor_versioned")) return nullptr;

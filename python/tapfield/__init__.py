@@ -237,7 +237,8 @@ def _outputs(out, *wanted):
         )
     names = ", ".join(name for name, *_ in wanted)
     if not isinstance(out, (tuple, list)) or len(out) != len(wanted):
-        raise TypeError(f"out must be a tuple ({names}) but is a {type(out).__name__}")
+        kind = type(out).__name__ + (f" of {len(out)}" if isinstance(out, (tuple, list)) else "")
+        raise TypeError(f"out must be a tuple ({names}) but is of type {kind}")
     for name, _, _, dtype in wanted:
         if dtype is not None:
             raise ValueError(f"{name}_dtype must be None beside out, whose dtype decides, but is {dtype!r}")
