@@ -5,7 +5,7 @@ import numpy as np
 
 import tapfield
 
-# A 2x2 map; at output (0, 0) the tap moves 0.25 along W and 0.5 along H, with mask 2. The others are masked out.
+# A 2x2 map; at output (0, 0) the tap moves 0.25 along W and 0.5 along H, with mask 2. The others have mask 0.
 x = np.array([[1, 2], [3, 4]], np.float32).reshape(1, 2, 2, 1)  # [N, H, W, C]
 offsets = np.zeros((1, 2, 2, 3), np.float32)  # [N, Ho, Wo, W | H | mask]
 offsets[0, 0, 0] = 0.25, 0.5, 2
