@@ -85,6 +85,18 @@ void thread_parallel_for(int n, tapfield_parallel_body body, void* context) {
 
 std::atomic<bool> in_forked_child{false};
 
+#if TAPFIELD_TBB
+// Would oneTBB give an arena n threads? Else (its own limit of 256 or 4 per core, or one that the host has set) it would
+// give fewer and print a warning. One control for the process lets arenas have more threads than cores: oneTBB obeys
+// the lowest of all controls, so that one per call would cut down the arenas of calls at the same time.
+bool tbb_allows(int n) {
+  constexpr auto parallelism = tbb::global_control::max_allowed_parallelism;
+  static const auto& control = *new tbb::global_control(parallelism, 256);  // never destroyed, as `kept` below
+  (void)control;
+  return tbb::global_control::active_value(parallelism) >= static_cast<std::size_t>(n);
+}
+#endif
+
 // ------ Scratch that is kept
 
 struct Kept {
@@ -118,9 +130,7 @@ Workers::Workers(const Execution& e)
 void Workers::dispatch(int n, tapfield_parallel_body body, void* context) const {
   if (parallel_for_) return parallel_for_(pool_, n, body, context);
 #if TAPFIELD_TBB
-  if (!in_forked_child) {
-    // The control lets the arena have n threads even where the machine has fewer cores.
-    const tbb::global_control control(tbb::global_control::max_allowed_parallelism, static_cast<std::size_t>(n));
+  if (!in_forked_child && tbb_allows(n)) {
     tbb::task_arena arena(n);
     arena.execute([&] {
       tbb::parallel_for(0, n, [&](int slot) { body(context, slot, slot + 1); }, tbb::static_partitioner());

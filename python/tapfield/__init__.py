@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """DeformableOffsets, its gradient and its second derivative, on the CPU.
 
-The operators are defined in docs/operators.md. Below, shapes are NHWC; with data_format="NCHW" the channel axis
-comes second in every tensor. N is the batch, C the channels, G = deformable_groups, Kh and Kw the kernel, P = 3
-planes (2 if not modulated), and T one of float16, bfloat16 (ml_dtypes.bfloat16), float32 and float64.
+The operators are defined in docs/operators.md. Below, shapes are NHWC; with data_format="NCHW" the channel
+axis comes second in every tensor. N is the batch, C the channels, G = deformable_groups, Kh and Kw the
+kernel, P = 3 planes (2 if not modulated), and T one of float16, bfloat16 (ml_dtypes.bfloat16), float32 and
+float64.
 
 Attributes, the same for all operators:
     ksize              Kh, Kw; each >= 1
@@ -16,21 +17,21 @@ Attributes, the same for all operators:
     border             "open": a tap at exactly -1 is dead, as in CANN; "closed": live, as in torchvision
     backend            forces one by its name in backends(), e.g. "reference"; None: the fastest
 
-Arrays are NumPy's, or any that speaks DLPack 1.0 on the CPU; the results are of the library that x is of (NumPy where
-that has no from_dlpack). Inputs may have any strides (also negative or 0) and be read-only; they are read in place.
-`out` takes arrays to write into, which are returned; otherwise results are new and dense.
+Arrays are NumPy's, or any that speaks DLPack 1.0 on the CPU; the results are of the library that x is of
+(NumPy where that has no from_dlpack). Inputs may have any strides (also negative or 0) and be read-only; they
+are read in place. `out` takes arrays to write into, which are returned; otherwise results are new and dense.
 
 Errors: ValueError, TypeError for a dtype or an argument of the wrong kind, MemoryError. The message names the
 argument, and nothing has been written.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 from tapfield import _core
-from tapfield._core import get_num_threads, release_scratch, set_num_threads
 from tapfield.convert import namespace_of
 
 __all__ = [
@@ -51,25 +52,25 @@ _DTYPES = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32
 
 
 def deformable_offsets(
-    x,
-    offsets,
+    x: Any,
+    offsets: Any,
     *,
-    ksize,
-    strides,
-    pads,
-    dilations=(1, 1, 1, 1),
-    data_format="NHWC",
-    deformable_groups=1,
-    modulated=True,
-    border="open",
-    out=None,
-    backend=None,
-):
+    ksize: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int] = (1, 1, 1, 1),
+    data_format: str = "NHWC",
+    deformable_groups: int = 1,
+    modulated: bool = True,
+    border: str = "open",
+    out: Any = None,
+    backend: str | None = None,
+) -> Any:
     """y, the bilinear samples of x at base + offsets, times the mask; docs/operators.md, "Forward".
 
     x        [N, H, W, C], T
-    offsets  [N, Ho, Wo, P*G*Kh*Kw], T, or float32 where T has 16 bits; planes [along W | along H | mask], each
-             [G, Kh, Kw]; in pixels of x
+    offsets  [N, Ho, Wo, P*G*Kh*Kw], T, or float32 where T has 16 bits; planes [along W | along H | mask],
+             each [G, Kh, Kw]; in pixels of x
     returns  y [N, Ho*Kh, Wo*Kw, C], T; the sample of output pixel (ho, wo) and tap (kh, kw) stands in row
              ho*Kh + kh, column wo*Kw + kw
     out      y, to write into
@@ -83,23 +84,23 @@ def deformable_offsets(
 
 
 def deformable_offsets_grad(
-    grad,
-    x,
-    offsets,
+    grad: Any,
+    x: Any,
+    offsets: Any,
     *,
-    strides,
-    pads,
-    ksize,
-    dilations=(1, 1, 1, 1),
-    data_format="NHWC",
-    deformable_groups=1,
-    modulated=True,
-    border="open",
-    grad_x_dtype=None,
-    grad_offsets_dtype=None,
-    out=None,
-    backend=None,
-):
+    strides: Sequence[int],
+    pads: Sequence[int],
+    ksize: Sequence[int],
+    dilations: Sequence[int] = (1, 1, 1, 1),
+    data_format: str = "NHWC",
+    deformable_groups: int = 1,
+    modulated: bool = True,
+    border: str = "open",
+    grad_x_dtype: Any = None,
+    grad_offsets_dtype: Any = None,
+    out: tuple[Any, Any] | None = None,
+    backend: str | None = None,
+) -> tuple[Any, Any]:
     """The gradients of <deformable_offsets(x, offsets), grad>; docs/operators.md, "Gradient".
 
     grad                [N, Ho*Kh, Wo*Kw, C], T
@@ -113,43 +114,47 @@ def deformable_offsets_grad(
     Both are written, not added to. Attributes and errors: help(tapfield).
     """
     attributes = (ksize, strides, pads, dilations, data_format, deformable_groups, modulated, border)
-    outputs = _outputs(out, ("grad_x", "x", x, grad_x_dtype), ("grad_offsets", "offsets", offsets, grad_offsets_dtype))
+    outputs = _outputs(
+        out,
+        ("grad_x", "x", x, grad_x_dtype),
+        ("grad_offsets", "offsets", offsets, grad_offsets_dtype),
+    )
     _core.deformable_offsets_grad(grad, x, offsets, *outputs, attributes, backend)
     return outputs if out is not None else _given_back(x, *outputs)
 
 
 def deformable_offsets_grad_grad(
-    grad,
-    x,
-    offsets,
-    gg_x,
-    gg_offsets,
+    grad: Any,
+    x: Any,
+    offsets: Any,
+    gg_x: Any | None,
+    gg_offsets: Any | None,
     *,
-    strides,
-    pads,
-    ksize,
-    dilations=(1, 1, 1, 1),
-    data_format="NHWC",
-    deformable_groups=1,
-    modulated=True,
-    border="open",
-    grad_x_dtype=None,
-    grad_offsets_dtype=None,
-    out=None,
-    backend=None,
-):
-    """The gradients of <grad_x, gg_x> + <grad_offsets, gg_offsets> with respect to grad, x and offsets, where (grad_x,
-    grad_offsets) = deformable_offsets_grad(grad, x, offsets); docs/operators.md, "Second derivative".
+    strides: Sequence[int],
+    pads: Sequence[int],
+    ksize: Sequence[int],
+    dilations: Sequence[int] = (1, 1, 1, 1),
+    data_format: str = "NHWC",
+    deformable_groups: int = 1,
+    modulated: bool = True,
+    border: str = "open",
+    grad_x_dtype: Any = None,
+    grad_offsets_dtype: Any = None,
+    out: tuple[Any, Any, Any] | None = None,
+    backend: str | None = None,
+) -> tuple[Any, Any, Any]:
+    """The gradients of <grad_x, gg_x> + <grad_offsets, gg_offsets> with respect to grad, x and offsets;
+    docs/operators.md, "Second derivative".
 
     grad, x, offsets    as in deformable_offsets_grad
     gg_x                [N, H, W, C], T, or float32 where T has 16 bits; None: zero
     gg_offsets          [N, Ho, Wo, P*G*Kh*Kw], offsets' dtype, or float32 where that has 16 bits; None: zero
     grad_x_dtype        x's dtype (None), or float32 where that has 16 bits
     grad_offsets_dtype  offsets' dtype (None), or float32 where that has 16 bits
-    returns             (grad_grad [N, Ho*Kh, Wo*Kw, C], T; grad_x [N, H, W, C]; grad_offsets [N, Ho, Wo, P*G*Kh*Kw])
+    returns             (grad_grad [N, Ho*Kh, Wo*Kw, C], T, and grad_x and grad_offsets, as x and offsets)
     out                 (grad_grad, grad_x, grad_offsets), to write into; no grad_*_dtype beside it
 
-    With gg_x and gg_offsets the tangents of x and offsets, grad_grad does not depend on grad and is y's tangent (jvp).
+    Where gg_x and gg_offsets are the tangents of x and offsets, grad_grad is y's tangent (jvp).
     Attributes and errors: help(tapfield).
     """
     attributes = (ksize, strides, pads, dilations, data_format, deformable_groups, modulated, border)
@@ -163,7 +168,15 @@ def deformable_offsets_grad_grad(
     return outputs if out is not None else _given_back(x, *outputs)
 
 
-def output_size(size, *, ksize, strides, pads, dilations=(1, 1, 1, 1), data_format="NHWC"):
+def output_size(
+    size: Sequence[int],
+    *,
+    ksize: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int] = (1, 1, 1, 1),
+    data_format: str = "NHWC",
+) -> tuple[int, int]:
     """(Ho, Wo) of an input of size (H, W). Attributes and errors: help(tapfield)."""
     return _core.output_size(size, (ksize, strides, pads, dilations, data_format, 1, True, "open"))
 
@@ -177,7 +190,25 @@ class Backend(NamedTuple):
     reason: str
 
 
-def backends():
+def set_num_threads(n: int) -> None:
+    """Sets the threads of later calls. n >= 1; n beyond the cores really runs n.
+
+    Default: TAPFIELD_NUM_THREADS, else the CPUs that this process may use (affinity, cgroup quota).
+    """
+    _core.set_num_threads(n)
+
+
+def get_num_threads() -> int:
+    """The threads of a call."""
+    return _core.get_num_threads()
+
+
+def release_scratch() -> None:
+    """Frees the scratch memory that the library keeps between calls."""
+    _core.release_scratch()
+
+
+def backends() -> list[Backend]:
     """The backends this build knows, as a list of Backend."""
     return [Backend(*row) for row in _core.backends()]
 
@@ -198,7 +229,7 @@ def _empty(like, dtype=None):
 
 
 def _outputs(out, *wanted):
-    """The arrays to write: those of `out`, else new ones. wanted: (name, name and array of what it is like, dtype)."""
+    """The arrays to write: those of out, else new ones. wanted: (name, name and array it is like, dtype)."""
     if out is None:
         return tuple(
             _empty(_core.like(like, array), dtype and _dtype(name + "_dtype", dtype))
@@ -209,7 +240,7 @@ def _outputs(out, *wanted):
         raise TypeError(f"out must be a tuple ({names}) but is a {type(out).__name__}")
     for name, _, _, dtype in wanted:
         if dtype is not None:
-            raise ValueError(f"{name}_dtype must be None beside out, whose own dtype decides, but is {dtype!r}")
+            raise ValueError(f"{name}_dtype must be None beside out, whose dtype decides, but is {dtype!r}")
     return tuple(out)
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Other libraries' layouts to tapfield's and back; docs/operators.md, "Other libraries' layouts".
 
-For NumPy, PyTorch and JAX arrays alike: nothing is used but slices and the array's own concat, stack, reshape and
-moveaxis, so that gradients flow through. L = deformable_groups*Kh*Kw is the number of taps of one output pixel, and a
-"plane" is L channels in the order [deformable_groups, Kh, Kw]. Errors are ValueErrors that name the argument.
+For NumPy, PyTorch and JAX arrays alike: nothing is used but slices and the array's own concat, stack, reshape
+and moveaxis, so that gradients flow through. L = deformable_groups*Kh*Kw is the number of taps of one output
+pixel, in the order [deformable_groups, Kh, Kw]. Errors are ValueErrors that name the argument.
 
-torchvision, mmcv, Paddle and ONNX: `offset` [N, 2*L, Ho, Wo], channel 2*l + {0: along H, 1: along W} for tap l, and
-`mask` [N, L, Ho, Wo] or none. tapfield: one tensor with the planes [along W | along H | mask], the last one only if
-modulated. A convolution that is to equal torchvision's also needs border="closed".
+torchvision, mmcv, Paddle and ONNX: `offset` [N, 2*L, Ho, Wo], channel 2*l + {0: along H, 1: along W} for
+tap l, and `mask` [N, L, Ho, Wo] or none. tapfield: one tensor with the planes [along W | along H | mask], the
+last one only if modulated. A convolution that is to equal torchvision's also needs border="closed".
 """
 
 import sys
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def namespace_of(array):
-    """The module that holds the functions for this array's type: numpy, torch, jax.numpy; numpy if there is none."""
+    """The module with the functions for this array: numpy, torch, jax.numpy; numpy if it has none."""
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
     for cls in type(array).__mro__:
@@ -71,11 +71,11 @@ def pads_to_onnx(pads):
 
 
 def offset_conv_from_mmcv(weight, bias=None, *, ksize=None, deformable_groups=1):
-    """The convolution that makes offsets and mask, as mmcv's ModulatedDeformConv2dPack stores it, for tapfield.
+    """The convolution that makes offsets and mask, as mmcv's ModulatedDeformConv2dPack stores it, permuted.
 
-    Its output is chunked in three, (o1, o2, mask), and (o1, o2) together are torchvision's interleaved offset. Its
-    output channels are put into the order [along W | along H | mask], so that its output is tapfield's offsets once
-    the last third has gone through the sigmoid.
+    Its output is chunked in three, (o1, o2, mask), where (o1, o2) together are torchvision's interleaved
+    offset. The output channels are put into the order [along W | along H | mask], so that the output is
+    tapfield's offsets once its last third has gone through the sigmoid.
 
     weight   [3*L, Cin, kh, kw] of the offset convolution
     bias     [3*L], or None
@@ -84,9 +84,10 @@ def offset_conv_from_mmcv(weight, bias=None, *, ksize=None, deformable_groups=1)
     """
     channels = weight.shape[0]
     if channels % 3 or not channels:
-        raise ValueError(f"weight must have a multiple of 3 output channels (3*G*Kh*Kw) but has {list(weight.shape)}")
+        raise ValueError(f"weight must have 3*G*Kh*Kw output channels but has shape {list(weight.shape)}")
     if ksize is not None and channels != 3 * (taps := _taps(ksize, deformable_groups)):
-        raise ValueError(f"weight must have {3 * taps} output channels (3*G*Kh*Kw) but has shape {list(weight.shape)}")
+        want = f"{3 * taps} output channels (3*G*Kh*Kw)"
+        raise ValueError(f"weight must have {want} but has shape {list(weight.shape)}")
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"bias must have shape [{channels}] (3*G*Kh*Kw) but has {list(bias.shape)}")
     xp, pairs = namespace_of(weight), 2 * (channels // 3)

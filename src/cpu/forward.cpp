@@ -175,7 +175,11 @@ void forward(const Problem& p, const Workers& workers, void* workspace) {
   HWY_DYNAMIC_DISPATCH(Forward)(p, workers, workspace);
 }
 
-const char* simd_target() { return hwy::TargetName(hwy::SupportedTargets() & -hwy::SupportedTargets()); }
+// The best of the targets that this CPU has and this build was compiled for.
+const char* simd_target() {
+  const auto targets = hwy::SupportedTargets() & HWY_TARGETS;
+  return hwy::TargetName(targets & -targets);
+}
 
 }  // namespace tapfield::cpu
 #endif  // HWY_ONCE

@@ -89,7 +89,7 @@ void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& off
   std::int64_t kh = 0, kw = 0;  // of lane l + j: strips begin with a group's first tap
   HWY_ALIGN std::int32_t along_h[hn::MaxLanes(di)], along_w[hn::MaxLanes(di)];
   for (std::int64_t l = 0; l < s.lanes; l += lanes) {
-    for (std::int64_t j = 0; j < lanes; ++j) {  // lanes past the last are computed and never looked at
+    for (std::int64_t j = 0; j < lanes; ++j) {  // lanes past the last are dead
       along_h[j] = static_cast<std::int32_t>(p.base_h(s.ho, kh));
       along_w[j] = static_cast<std::int32_t>(p.base_w(s.wo0, kw));
       if (++kw == p.kw) kw = 0, kh = kh + 1 == p.kh ? 0 : kh + 1;
@@ -106,7 +106,8 @@ void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& off
       auto m = hn::Set(d, F{1});
       if (p.modulated) m = tail ? LoadFirst(d, offsets.plane[2] + from, rest) : hn::LoadU(d, offsets.plane[2] + from);
       const auto h = Locate<F>(o_h, base_h, p.h, p.closed), w = Locate<F>(o_w, base_w, p.w, p.closed);
-      const auto live = hn::And(h.live, w.live);
+      auto live = hn::And(h.live, w.live);
+      if (tail) live = hn::And(live, hn::FirstN(d, rest));
       const auto lh = hn::IfThenElseZero(live, h.fraction), lw = hn::IfThenElseZero(live, w.fraction);
       const auto hh = hn::IfThenElseZero(live, h.complement), hw = hn::IfThenElseZero(live, w.complement);
       m = hn::IfThenElseZero(live, m);
@@ -123,6 +124,27 @@ void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& off
   }
 }
 
+template <class F>
+HWY_INLINE hn::Mask<hn::ScalableTag<F>> IsLive(const std::int32_t* h0) {
+  const hn::ScalableTag<F> d;
+  const hn::Rebind<std::int32_t, decltype(d)> di;
+  const auto cell = hn::Load(di, h0);
+  if constexpr (sizeof(F) == 4) return hn::RebindMask(d, hn::Ne(cell, hn::Set(di, kDead)));
+  else return hn::Ne(hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(kDead)));
+}
+
+// gg_offsets of some taps: (a, b, e) along W, along H, mask; 0 where dead and where there is no such plane.
+template <class F>
+struct Cotangents {
+  hn::Vec<hn::ScalableTag<F>> a, b, e;
+  HWY_INLINE Cotangents(const Problem& p, const Planes<const F>& gg, std::int64_t at, hn::Mask<hn::ScalableTag<F>> live) {
+    const hn::ScalableTag<F> d;
+    a = hn::IfThenElseZero(live, hn::LoadU(d, gg.plane[0] + at));
+    b = hn::IfThenElseZero(live, hn::LoadU(d, gg.plane[1] + at));
+    e = p.modulated ? hn::IfThenElseZero(live, hn::LoadU(d, gg.plane[2] + at)) : hn::Zero(d);
+  }
+};
+
 // ------ Second derivative's weights: m (a db/dlw + b db/dlh) + e b_corner
 
 template <class F>
@@ -132,8 +154,8 @@ void SecondStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg)
   for (std::int64_t i = 0; i < s.count; ++i)
     for (std::int64_t l = 0; l < s.lanes; l += lanes) {
       const std::int64_t at = i * s.pitch + l;
-      const auto a = hn::LoadU(d, gg.plane[0] + i * gg.pitch + l), b = hn::LoadU(d, gg.plane[1] + i * gg.pitch + l);
-      const auto e = p.modulated ? hn::LoadU(d, gg.plane[2] + i * gg.pitch + l) : hn::Zero(d);
+      const Cotangents<F> cotangents(p, gg, i * gg.pitch + l, IsLive<F>(s.h0 + at));
+      const auto a = cotangents.a, b = cotangents.b, e = cotangents.e;
       const auto lh = hn::Load(d, s.lh + at), lw = hn::Load(d, s.lw + at), m = hn::Load(d, s.m + at);
       const auto hh = hn::Load(d, s.hh + at), hw = hn::Load(d, s.hw + at);
       const auto ma = hn::Mul(m, a), mb = hn::Mul(m, b);
@@ -152,8 +174,10 @@ struct Corners {
   hn::Vec<hn::ScalableTag<F>> v00, v01, v10, v11;
 };
 
+// Dots of dead taps were never written: whatever lies there is not computed with (denormals alone would cost ten times
+// the whole pass). stride: F from tap to tap, 4 or 8.
 template <class F>
-HWY_INLINE Corners<F> LoadCorners(const F* dots, std::int64_t stride) {  // stride: F from tap to tap, 4 or 8
+HWY_INLINE Corners<F> LoadCorners(const F* dots, std::int64_t stride, hn::Mask<hn::ScalableTag<F>> live) {
   const hn::ScalableTag<F> d;
   Corners<F> c;
   if (stride == 4) {
@@ -164,7 +188,8 @@ HWY_INLINE Corners<F> LoadCorners(const F* dots, std::int64_t stride) {  // stri
       for (std::size_t k = 0; k < 4; ++k) t[k][j] = dots[j * static_cast<std::size_t>(stride) + k];
     c = {hn::Load(d, t[0]), hn::Load(d, t[1]), hn::Load(d, t[2]), hn::Load(d, t[3])};
   }
-  return c;
+  return {hn::IfThenElseZero(live, c.v00), hn::IfThenElseZero(live, c.v01), hn::IfThenElseZero(live, c.v10),
+          hn::IfThenElseZero(live, c.v11)};
 }
 
 // math.h's blend and its derivatives, of the corners of one vector of taps.
@@ -186,7 +211,6 @@ template <class F>
 void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg, const F* dots, std::int64_t dots_pitch,
                  const Planes<F>& out) {
   const hn::ScalableTag<F> d;
-  const hn::Rebind<std::int32_t, decltype(d)> di;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const bool second = p.pass == Pass::grad_grad;
   const std::int64_t stride = second ? 8 : 4;
@@ -196,23 +220,19 @@ void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg,
       const F* sums = dots + (i * dots_pitch + l) * stride;
       const auto hh = hn::Load(d, s.hh + at), lh = hn::Load(d, s.lh + at), m = hn::Load(d, s.m + at);
       const auto hw = hn::Load(d, s.hw + at), lw = hn::Load(d, s.lw + at);
-      const auto v = Blend<F>(LoadCorners(sums, stride), hh, lh, hw, lw);
+      const auto live = IsLive<F>(s.h0 + at);
+      const auto v = Blend<F>(LoadCorners(sums, stride, live), hh, lh, hw, lw);
       auto grad_w = hn::Mul(m, v.dw), grad_h = hn::Mul(m, v.dh), grad_m = v.b;
       if (second) {
-        const std::int64_t from = i * gg.pitch + l;
-        const auto a = hn::LoadU(d, gg.plane[0] + from), b = hn::LoadU(d, gg.plane[1] + from);
-        const auto e = p.modulated ? hn::LoadU(d, gg.plane[2] + from) : hn::Zero(d);
-        const auto c = LoadCorners(sums, stride);
+        const Cotangents<F> cotangents(p, gg, i * gg.pitch + l, live);
+        const auto a = cotangents.a, b = cotangents.b, e = cotangents.e;
+        const auto c = LoadCorners(sums, stride, live);
         const auto cross = hn::Add(hn::Sub(hn::Sub(c.v11, c.v10), c.v01), c.v00);
-        const auto u = Blend<F>(LoadCorners(sums + 4, stride), hh, lh, hw, lw);
+        const auto u = Blend<F>(LoadCorners(sums + 4, stride, live), hh, lh, hw, lw);
         grad_w = hn::MulAdd(m, hn::MulAdd(b, cross, u.dw), hn::Mul(e, v.dw));
         grad_h = hn::MulAdd(m, hn::MulAdd(a, cross, u.dh), hn::Mul(e, v.dh));
         grad_m = hn::Add(u.b, hn::MulAdd(a, v.dw, hn::Mul(b, v.dh)));
       }
-      const auto cell = hn::Load(di, s.h0 + at);
-      hn::Mask<decltype(d)> live;
-      if constexpr (sizeof(F) == 4) live = hn::RebindMask(d, hn::Ne(cell, hn::Set(di, kDead)));
-      else live = hn::Ne(hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(kDead)));
       const hn::Vec<decltype(d)> results[3] = {grad_w, grad_h, grad_m};
       for (std::int64_t q = 0; q < p.planes(); ++q) {
         const auto r = hn::IfThenElseZero(live, results[q]);

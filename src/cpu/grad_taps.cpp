@@ -181,7 +181,10 @@ const char* grad_taps_why_not(const Problem& p) {
 }
 
 // Beside the binned schedule, whose sort costs as much as some 32 channels of a tap (cases c, q of bench/).
-double grad_taps_cost(const Problem& p) { return static_cast<double>(p.group_channels()) / 32; }
+// One group of one image is one item, which threads cannot share: then binned is better on two.
+double grad_taps_cost(const Problem& p) {
+  return p.n * p.groups == 1 ? 1.5 : static_cast<double>(p.group_channels()) / 32;
+}
 
 std::size_t grad_taps_workspace(const Problem& p, int slots) {
   std::size_t used = 0;
