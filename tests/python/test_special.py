@@ -41,7 +41,7 @@ def test_exact(name, which, row, dtype, layout):
 
 
 def halves(dtype):
-    """Pairs whose products are exact in float32, many halfway between two neighbours of a 16-bit dtype: normal
+    """Pairs whose products are exact in float32, many halfway between neighbours of a 16-bit dtype: normal
     ones, subnormal ones, and around the greatest."""
     info = finfo(dtype)
     ulp, least, most = float(info.eps), float(info.smallest_subnormal), float(info.max)
