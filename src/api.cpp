@@ -12,7 +12,7 @@ namespace {
 void run(Pass pass, const Arguments& arguments, const Attributes& attributes, const Execution& execution) {
   const Problem p = make_problem(pass, arguments, attributes, /*with_data=*/true);
   const Row& row = choose(p, arguments.x->device.type, execution.backend);
-  const Workers workers(execution);
+  const Workers workers(execution, p.y_elements());
   const Scratch scratch(p.n ? row.workspace(p, workers.slots()) : 0, execution);
   last_row() = &row;
   if (p.n) row.run(p, workers, scratch.block());
@@ -21,7 +21,7 @@ void run(Pass pass, const Arguments& arguments, const Attributes& attributes, co
 std::size_t measure(Pass pass, const Arguments& arguments, const Attributes& attributes, const Execution& execution) {
   const Problem p = make_problem(pass, arguments, attributes, /*with_data=*/false);
   const Row& row = choose(p, arguments.x->device.type, execution.backend);
-  return p.n ? row.workspace(p, Workers(execution).slots()) : 0;
+  return p.n ? row.workspace(p, Workers(execution, p.y_elements()).slots()) : 0;
 }
 
 }  // namespace

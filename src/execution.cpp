@@ -119,8 +119,9 @@ void free_block(void* block) { ::operator delete(block, std::align_val_t{Carver:
 
 }  // namespace
 
-Workers::Workers(const Execution& e)
+Workers::Workers(const Execution& e, std::int64_t work)
     : slots_(e.threads > 0 ? e.threads : get_num_threads()), parallel_for_(e.parallel_for), pool_(e.pool) {
+  if (e.threads == 0 && !e.parallel_for && work < kShared) slots_ = 1;
   if (e.threads < 0 || e.threads > kMaxThreads)
     throw std::invalid_argument("execution.threads must be from 0 (the library's setting) to " +
                                 std::to_string(kMaxThreads) + " but is " + std::to_string(e.threads));

@@ -15,7 +15,10 @@ namespace tapfield {
 // Runs independent items. Results must not depend on which slot runs an item, nor in which order.
 class Workers {
  public:
-  explicit Workers(const Execution& execution);
+  // `work`: elements of y or grad. A call that names neither threads nor a parallel-for runs on one thread below
+  // kShared of them: some 20 us of work, about what it costs to wake a second thread twice.
+  static constexpr std::int64_t kShared = 1 << 16;
+  Workers(const Execution& execution, std::int64_t work);
 
   // At most this many items run at once; `slot` below is in [0, slots()) and owned by one item at a time.
   int slots() const { return slots_; }

@@ -54,6 +54,7 @@ struct Problem {
   std::int64_t taps() const { return kh * kw; }              // per group
   std::int64_t lanes() const { return groups * kh * kw; }    // taps of one output pixel; one plane of offsets
   std::int64_t group_channels() const { return c / groups; }
+  std::int64_t y_elements() const { return n * ho * wo * kh * kw * c; }
   std::int64_t base_h(std::int64_t iho, std::int64_t ikh) const { return iho * stride_h - top + ikh * dil_h; }
   std::int64_t base_w(std::int64_t iwo, std::int64_t ikw) const { return iwo * stride_w - left + ikw * dil_w; }
 };

@@ -74,7 +74,7 @@ TEST(Threads, SettingIsCheckedAndKept) {
   for (int n : {1, 3, 4096}) {
     set_num_threads(n);
     EXPECT_EQ(get_num_threads(), n);
-    EXPECT_EQ(Workers(Execution{}).slots(), n);
+    EXPECT_EQ(Workers(Execution{}, Workers::kShared).slots(), n);
   }
   for (int n : {0, -1, 4097}) {
     try {
@@ -95,7 +95,7 @@ int at_once(const Execution& execution, int n) {
   std::mutex mutex;
   std::set<std::thread::id> threads;
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(5);
-  Workers(execution).run(n, [&](std::int64_t, int) {
+  Workers(execution, 0).run(n, [&](std::int64_t, int) {
     {
       const std::lock_guard lock(mutex);
       threads.insert(std::this_thread::get_id());
@@ -140,7 +140,7 @@ TEST(Threads, CallersParallelForRunsInstead) {
   };
   std::vector<int> ran(11);
   const auto here = std::this_thread::get_id();
-  Workers(e).run(11, [&](std::int64_t i, int slot) {
+  Workers(e, 0).run(11, [&](std::int64_t i, int slot) {
     ++ran[static_cast<std::size_t>(i)];
     EXPECT_TRUE(slot >= 0 && slot < 5);
     EXPECT_EQ(std::this_thread::get_id(), here);

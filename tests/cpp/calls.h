@@ -72,7 +72,7 @@ class Call {
     }
   }
   // False, with the reason, where the row cannot take this call.
-  bool runs(const Row& row, int threads = 2, std::string* why = nullptr) {
+  bool runs(const Row& row, int threads = 1, std::string* why = nullptr) {
     Execution e;
     e.backend = row.name, e.threads = threads;
     try {
