@@ -36,9 +36,7 @@ string shown(nb::handle h) {
     const nb::str whole = nb::repr(h);
     if (PyUnicode_GET_LENGTH(whole.ptr()) <= 80) return whole.c_str();
     return nb::steal<nb::str>(PyUnicode_Substring(whole.ptr(), 0, 80)).c_str() + string("...");
-  } catch (nb::python_error&) {
-    return kind(h);
-  }
+  } catch (nb::python_error&) { return kind(h); }
 }
 
 [[noreturn]] void type_error(const string& message) { throw nb::type_error(message.c_str()); }
@@ -97,15 +95,9 @@ Array from_numpy(const char* name, PyArrayObject* a) {
                 shown(reinterpret_cast<PyObject*>(descr)));
   Tensor& t = out.tensor;
   switch (descr->type_num) {
-    case NPY_HALF:
-      t.dtype = DType::float16;
-      break;
-    case NPY_FLOAT:
-      t.dtype = DType::float32;
-      break;
-    case NPY_DOUBLE:
-      t.dtype = DType::float64;
-      break;
+    case NPY_HALF: t.dtype = DType::float16; break;
+    case NPY_FLOAT: t.dtype = DType::float32; break;
+    case NPY_DOUBLE: t.dtype = DType::float64; break;
     default:
       if (descr->type_num != bfloat16_number)
         wrong_dtype(name, nb::str(reinterpret_cast<PyObject*>(descr)).c_str());
@@ -170,20 +162,11 @@ Array from_dlpack(const char* name, nb::handle h) {
   if (!d)
     type_error(string(name) + " must give a DLPack capsule from __dlpack__ but gives " + kind(out.owner));
   switch (d->lanes == 1 ? d->code * 256 + d->bits : 0) {
-    case kFloat * 256 + 16:
-      t.dtype = DType::float16;
-      break;
-    case kBFloat * 256 + 16:
-      t.dtype = DType::bfloat16;
-      break;
-    case kFloat * 256 + 32:
-      t.dtype = DType::float32;
-      break;
-    case kFloat * 256 + 64:
-      t.dtype = DType::float64;
-      break;
-    default:
-      wrong_dtype(name, nb::str(nb::getattr(h, "dtype", nb::str("of another DLPack type"))).c_str());
+    case kFloat * 256 + 16: t.dtype = DType::float16; break;
+    case kBFloat * 256 + 16: t.dtype = DType::bfloat16; break;
+    case kFloat * 256 + 32: t.dtype = DType::float32; break;
+    case kFloat * 256 + 64: t.dtype = DType::float64; break;
+    default: wrong_dtype(name, nb::str(nb::getattr(h, "dtype", nb::str("of another DLPack type"))).c_str());
   }
   t.data = static_cast<char*>(d->data) + d->byte_offset;
   t.shape = Ints(d->shape, d->ndim);

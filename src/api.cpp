@@ -18,7 +18,8 @@ void run(Pass pass, const Arguments& arguments, const Attributes& attributes, co
   if (p.n) row.run(p, workers, scratch.block());
 }
 
-std::size_t measure(Pass pass, const Arguments& arguments, const Attributes& attributes, const Execution& execution) {
+std::size_t measure(Pass pass, const Arguments& arguments, const Attributes& attributes,
+                    const Execution& execution) {
   const Problem p = make_problem(pass, arguments, attributes, /*with_data=*/false);
   const Row& row = choose(p, arguments.x->device.type, execution.backend);
   return p.n ? row.workspace(p, Workers(execution, p.y_elements()).slots()) : 0;
@@ -31,39 +32,56 @@ void deformable_offsets(const Tensor& x, const Tensor& offsets, const Attributes
   run(Pass::forward, {.x = &x, .offsets = &offsets, .y = &y}, attributes, execution);
 }
 
-void deformable_offsets_grad(const Tensor& grad, const Tensor& x, const Tensor& offsets, const Attributes& attributes,
-                             const Tensor& grad_x, const Tensor& grad_offsets, const Execution& execution) {
-  run(Pass::grad, {.x = &x, .offsets = &offsets, .grad = &grad, .grad_x = &grad_x, .grad_offsets = &grad_offsets},
+void deformable_offsets_grad(const Tensor& grad, const Tensor& x, const Tensor& offsets,
+                             const Attributes& attributes, const Tensor& grad_x, const Tensor& grad_offsets,
+                             const Execution& execution) {
+  run(Pass::grad,
+      {.x = &x, .offsets = &offsets, .grad = &grad, .grad_x = &grad_x, .grad_offsets = &grad_offsets},
       attributes, execution);
 }
 
-void deformable_offsets_grad_grad(const Tensor& grad, const Tensor& x, const Tensor& offsets, const Tensor& gg_x,
-                                  const Tensor& gg_offsets, const Attributes& attributes, const Tensor& grad_grad,
-                                  const Tensor& grad_x, const Tensor& grad_offsets, const Execution& execution) {
+void deformable_offsets_grad_grad(const Tensor& grad, const Tensor& x, const Tensor& offsets,
+                                  const Tensor& gg_x, const Tensor& gg_offsets, const Attributes& attributes,
+                                  const Tensor& grad_grad, const Tensor& grad_x, const Tensor& grad_offsets,
+                                  const Execution& execution) {
   run(Pass::grad_grad,
-      {.x = &x, .offsets = &offsets, .grad = &grad, .gg_x = &gg_x, .gg_offsets = &gg_offsets, .grad_grad = &grad_grad,
-       .grad_x = &grad_x, .grad_offsets = &grad_offsets},
+      {.x = &x,
+       .offsets = &offsets,
+       .grad = &grad,
+       .gg_x = &gg_x,
+       .gg_offsets = &gg_offsets,
+       .grad_grad = &grad_grad,
+       .grad_x = &grad_x,
+       .grad_offsets = &grad_offsets},
       attributes, execution);
 }
 
-std::size_t workspace_size(const Tensor& x, const Tensor& offsets, const Attributes& attributes, const Tensor& y,
-                           const Execution& execution) {
+std::size_t workspace_size(const Tensor& x, const Tensor& offsets, const Attributes& attributes,
+                           const Tensor& y, const Execution& execution) {
   return measure(Pass::forward, {.x = &x, .offsets = &offsets, .y = &y}, attributes, execution);
 }
 
-std::size_t workspace_size(const Tensor& grad, const Tensor& x, const Tensor& offsets, const Attributes& attributes,
-                           const Tensor& grad_x, const Tensor& grad_offsets, const Execution& execution) {
-  return measure(Pass::grad,
-                 {.x = &x, .offsets = &offsets, .grad = &grad, .grad_x = &grad_x, .grad_offsets = &grad_offsets},
-                 attributes, execution);
+std::size_t workspace_size(const Tensor& grad, const Tensor& x, const Tensor& offsets,
+                           const Attributes& attributes, const Tensor& grad_x, const Tensor& grad_offsets,
+                           const Execution& execution) {
+  return measure(
+      Pass::grad,
+      {.x = &x, .offsets = &offsets, .grad = &grad, .grad_x = &grad_x, .grad_offsets = &grad_offsets},
+      attributes, execution);
 }
 
 std::size_t workspace_size(const Tensor& grad, const Tensor& x, const Tensor& offsets, const Tensor& gg_x,
                            const Tensor& gg_offsets, const Attributes& attributes, const Tensor& grad_grad,
                            const Tensor& grad_x, const Tensor& grad_offsets, const Execution& execution) {
   return measure(Pass::grad_grad,
-                 {.x = &x, .offsets = &offsets, .grad = &grad, .gg_x = &gg_x, .gg_offsets = &gg_offsets,
-                  .grad_grad = &grad_grad, .grad_x = &grad_x, .grad_offsets = &grad_offsets},
+                 {.x = &x,
+                  .offsets = &offsets,
+                  .grad = &grad,
+                  .gg_x = &gg_x,
+                  .gg_offsets = &gg_offsets,
+                  .grad_grad = &grad_grad,
+                  .grad_x = &grad_x,
+                  .grad_offsets = &grad_offsets},
                  attributes, execution);
 }
 

@@ -18,25 +18,28 @@ double never_chosen(const Problem&) { return 1e300; }
 constexpr DeviceType kCpu = DeviceType::cpu;
 
 constexpr Row kRows[] = {
-    {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace, cpu::forward},
-    {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::grad_binned_why_not, cpu::grad_binned_cost, cpu::grad_binned_workspace,
-     cpu::grad_binned},
-    {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost, cpu::grad_taps_workspace,
-     cpu::grad_taps},
-    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace, cpu::grad_grad},
+    {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace,
+     cpu::forward},
+    {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::grad_binned_why_not, cpu::grad_binned_cost,
+     cpu::grad_binned_workspace, cpu::grad_binned},
+    {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost,
+     cpu::grad_taps_workspace, cpu::grad_taps},
+    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace,
+     cpu::grad_grad},
 
     {"reference.values", "reference", kCpu, Pass::forward, always, never_chosen, reference::workspace,
      reference::forward},
-    {"reference.values", "reference", kCpu, Pass::grad, always, never_chosen, reference::workspace, reference::grad},
+    {"reference.values", "reference", kCpu, Pass::grad, always, never_chosen, reference::workspace,
+     reference::grad},
     {"reference.values", "reference", kCpu, Pass::grad_grad, always, never_chosen, reference::workspace,
      reference::grad_grad},
     // Each output element is the sum of |terms| instead of the sum of terms: what error bounds are made of.
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, always, never_chosen, reference::workspace,
-     reference::forward_magnitudes},
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad, always, never_chosen, reference::workspace,
-     reference::grad_magnitudes},
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad_grad, always, never_chosen, reference::workspace,
-     reference::grad_grad_magnitudes},
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, always, never_chosen,
+     reference::workspace, reference::forward_magnitudes},
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad, always, never_chosen,
+     reference::workspace, reference::grad_magnitudes},
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad_grad, always, never_chosen,
+     reference::workspace, reference::grad_grad_magnitudes},
 };
 
 }  // namespace
@@ -50,7 +53,8 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
   const char* backend = nullptr;  // the last one in names; a backend's rows of one pass stand together
   for (const Row& row : kRows) {
     if (row.pass != p.pass) continue;
-    if (!backend || std::strcmp(backend, row.backend)) names += (names.empty() ? "" : ", ") + std::string(backend = row.backend);
+    if (!backend || std::strcmp(backend, row.backend))
+      names += (names.empty() ? "" : ", ") + std::string(backend = row.backend);
     if (forced && std::strcmp(forced, row.name) && std::strcmp(forced, row.backend)) continue;
     named = true;
     const char* why_not = row.device == device ? row.why_not(p) : "the tensors are on another device";
@@ -59,7 +63,8 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
     else if (!best || row.cost(p) < best->cost(p))
       best = &row;
   }
-  if (!named) throw std::invalid_argument("execution.backend must be one of " + names + " but is \"" + forced + '"');
+  if (!named)
+    throw std::invalid_argument("execution.backend must be one of " + names + " but is \"" + forced + '"');
   if (!best) throw std::invalid_argument("no backend can run this call: " + reasons);
   return *best;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The table of everything that can run a pass. It drives dispatch, backends(), the tests (which force every row) and
-// the benchmarks.
+// The table of everything that can run a pass. It drives dispatch, backends(), the tests (which force every
+// row) and the benchmarks.
 #pragma once
 
 #include <span>
@@ -17,14 +17,14 @@ struct Row {
   Pass pass;
   const char* (*why_not)(const Problem&);  // can it: null if so, else the reason
   double (*cost)(const Problem&);          // should it: comparable with the other rows' of its pass alone
-  std::size_t (*workspace)(const Problem&, int slots);  // bytes of scratch
+  std::size_t (*workspace)(const Problem&, int slots);           // bytes of scratch
   void (*run)(const Problem&, const Workers&, void* workspace);  // workspace: as many bytes, aligned to 64
 };
 
 std::span<const Row> rows();
 
-// The cheapest row that can run p, among those that `forced` names (a row, a backend, or null for all). Throws
-// std::invalid_argument with the rows' own reasons if none can.
+// The cheapest row that can run p, among those that `forced` names (a row, a backend, or null for all).
+// Throws std::invalid_argument with the rows' own reasons if none can.
 const Row& choose(const Problem& p, DeviceType device, const char* forced);
 
 // The row that this thread's last call ran; for tests.

@@ -28,9 +28,7 @@ tapfield_status guarded(const Call& call) noexcept {
     return error() = e.what(), TAPFIELD_INVALID_ARGUMENT;
   } catch (const std::bad_alloc&) {
     return error() = "out of memory", TAPFIELD_OUT_OF_MEMORY;
-  } catch (const std::exception& e) {
-    return error() = e.what(), TAPFIELD_INTERNAL_ERROR;
-  } catch (...) {
+  } catch (const std::exception& e) { return error() = e.what(), TAPFIELD_INTERNAL_ERROR; } catch (...) {
     return error() = "an unknown exception", TAPFIELD_INTERNAL_ERROR;
   }
 }
@@ -56,13 +54,16 @@ Tensor tensor(const tapfield_tensor* given, const char* name) {
   Tensor r(t.data, static_cast<DType>(t.dtype), Ints(t.shape, t.rank));
   if (t.strides) r.strides = Ints(t.strides, t.rank);
   if (t.device_type != TAPFIELD_CPU && t.device_type != TAPFIELD_CUDA)
-    fail(std::string(name) + ".device_type must be TAPFIELD_CPU or TAPFIELD_CUDA but is " + std::to_string(t.device_type));
+    fail(std::string(name) + ".device_type must be TAPFIELD_CPU or TAPFIELD_CUDA but is " +
+         std::to_string(t.device_type));
   r.device = {static_cast<DeviceType>(t.device_type), t.device_index};
   r.read_only = t.read_only != 0;
   return r;
 }
 
-Tensor optional_tensor(const tapfield_tensor* given, const char* name) { return given ? tensor(given, name) : Tensor{}; }
+Tensor optional_tensor(const tapfield_tensor* given, const char* name) {
+  return given ? tensor(given, name) : Tensor{};
+}
 
 Ints list(const std::int64_t* values, std::int64_t count, const char* name) {
   if (!values) fail(std::string(name) + " must be given but is null");
@@ -107,31 +108,33 @@ tapfield_status tapfield_deformable_offsets(const tapfield_tensor* x, const tapf
 }
 
 tapfield_status tapfield_deformable_offsets_grad(const tapfield_tensor* grad, const tapfield_tensor* x,
-                                                 const tapfield_tensor* offsets, const tapfield_attributes* attributes,
-                                                 const tapfield_tensor* grad_x, const tapfield_tensor* grad_offsets,
+                                                 const tapfield_tensor* offsets,
+                                                 const tapfield_attributes* attributes,
+                                                 const tapfield_tensor* grad_x,
+                                                 const tapfield_tensor* grad_offsets,
                                                  const tapfield_execution* execution) {
   return guarded([&] {
-    deformable_offsets_grad(tensor(grad, "grad"), tensor(x, "x"), tensor(offsets, "offsets"), attributes_of(attributes),
-                            tensor(grad_x, "grad_x"), tensor(grad_offsets, "grad_offsets"), execution_of(execution));
+    deformable_offsets_grad(tensor(grad, "grad"), tensor(x, "x"), tensor(offsets, "offsets"),
+                            attributes_of(attributes), tensor(grad_x, "grad_x"),
+                            tensor(grad_offsets, "grad_offsets"), execution_of(execution));
   });
 }
 
-tapfield_status tapfield_deformable_offsets_grad_grad(const tapfield_tensor* grad, const tapfield_tensor* x,
-                                                      const tapfield_tensor* offsets, const tapfield_tensor* gg_x,
-                                                      const tapfield_tensor* gg_offsets,
-                                                      const tapfield_attributes* attributes,
-                                                      const tapfield_tensor* grad_grad, const tapfield_tensor* grad_x,
-                                                      const tapfield_tensor* grad_offsets,
-                                                      const tapfield_execution* execution) {
+tapfield_status tapfield_deformable_offsets_grad_grad(
+    const tapfield_tensor* grad, const tapfield_tensor* x, const tapfield_tensor* offsets,
+    const tapfield_tensor* gg_x, const tapfield_tensor* gg_offsets, const tapfield_attributes* attributes,
+    const tapfield_tensor* grad_grad, const tapfield_tensor* grad_x, const tapfield_tensor* grad_offsets,
+    const tapfield_execution* execution) {
   return guarded([&] {
-    deformable_offsets_grad_grad(tensor(grad, "grad"), tensor(x, "x"), tensor(offsets, "offsets"),
-                                 optional_tensor(gg_x, "gg_x"), optional_tensor(gg_offsets, "gg_offsets"),
-                                 attributes_of(attributes), tensor(grad_grad, "grad_grad"), tensor(grad_x, "grad_x"),
-                                 tensor(grad_offsets, "grad_offsets"), execution_of(execution));
+    deformable_offsets_grad_grad(
+        tensor(grad, "grad"), tensor(x, "x"), tensor(offsets, "offsets"), optional_tensor(gg_x, "gg_x"),
+        optional_tensor(gg_offsets, "gg_offsets"), attributes_of(attributes), tensor(grad_grad, "grad_grad"),
+        tensor(grad_x, "grad_x"), tensor(grad_offsets, "grad_offsets"), execution_of(execution));
   });
 }
 
-tapfield_status tapfield_output_size(const int64_t* size, const tapfield_attributes* attributes, int64_t* ho_wo) {
+tapfield_status tapfield_output_size(const int64_t* size, const tapfield_attributes* attributes,
+                                     int64_t* ho_wo) {
   return guarded([&] {
     if (!ho_wo) fail("ho_wo must be given but is null");
     const auto r = output_size(list(size, 2, "size"), attributes_of(attributes));
@@ -140,8 +143,8 @@ tapfield_status tapfield_output_size(const int64_t* size, const tapfield_attribu
 }
 
 tapfield_status tapfield_workspace_size(int32_t pass, const tapfield_tensor* const* t,
-                                        const tapfield_attributes* attributes, const tapfield_execution* execution,
-                                        size_t* bytes) {
+                                        const tapfield_attributes* attributes,
+                                        const tapfield_execution* execution, size_t* bytes) {
   return guarded([&] {
     if (!t) fail("tensors must be given but is null");
     if (!bytes) fail("bytes must be given but is null");
@@ -158,7 +161,8 @@ tapfield_status tapfield_workspace_size(int32_t pass, const tapfield_tensor* con
       case TAPFIELD_GRAD_GRAD:
         *bytes = workspace_size(tensor(t[0], "grad"), tensor(t[1], "x"), tensor(t[2], "offsets"),
                                 optional_tensor(t[3], "gg_x"), optional_tensor(t[4], "gg_offsets"), a,
-                                tensor(t[5], "grad_grad"), tensor(t[6], "grad_x"), tensor(t[7], "grad_offsets"), e);
+                                tensor(t[5], "grad_grad"), tensor(t[6], "grad_x"),
+                                tensor(t[7], "grad_offsets"), e);
         return;
     }
     fail("pass must be a tapfield_pass but is " + std::to_string(pass));

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only file that knows oneTBB. Built without it (TAPFIELD_TBB=OFF, and in a forked child, where oneTBB's workers
-// are gone) a parallel-for starts std::threads for its length.
+// The only file that knows oneTBB. Built without it (TAPFIELD_TBB=OFF, and in a forked child, where oneTBB's
+// workers are gone) a parallel-for starts std::threads for its length.
 #include "execution.h"
 
 #include <pthread.h>
@@ -29,7 +29,8 @@ namespace {
 
 constexpr int kMaxThreads = 4096;
 
-// CPUs' worth of time that a cgroup file grants, "QUOTA PERIOD" (v2) or the quota alone (v1); huge if unlimited.
+// CPUs' worth of time that a cgroup file grants, "QUOTA PERIOD" (v2) or the quota alone (v1); huge if
+// unlimited.
 double cgroup_cpus(const std::string& path, const std::string& period_path = "") {
   const double unlimited = kMaxThreads;
   std::ifstream in(path);
@@ -48,8 +49,9 @@ int usable_cpus() {
   int cpus = static_cast<int>(std::thread::hardware_concurrency());
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) cpus = CPU_COUNT(&set);
-  const double quota = std::min(cgroup_cpus("/sys/fs/cgroup/cpu.max"),
-                                cgroup_cpus("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
+  const double quota =
+      std::min(cgroup_cpus("/sys/fs/cgroup/cpu.max"),
+               cgroup_cpus("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
   if (quota < cpus) cpus = static_cast<int>(quota + 0.5);
   return std::clamp(cpus, 1, kMaxThreads);
 }
@@ -77,8 +79,7 @@ void thread_parallel_for(int n, tapfield_parallel_body body, void* context) {
   try {
     threads.reserve(static_cast<std::size_t>(n));
     for (; begin < n - 1; ++begin) threads.emplace_back(body, context, begin, begin + 1);
-  } catch (...) {
-  }
+  } catch (...) {}
   body(context, begin, n);
   for (std::thread& t : threads) t.join();
 }
@@ -86,12 +87,14 @@ void thread_parallel_for(int n, tapfield_parallel_body body, void* context) {
 std::atomic<bool> in_forked_child{false};
 
 #if TAPFIELD_TBB
-// Would oneTBB give an arena n threads? Else (its own limit of 256 or 4 per core, or one that the host has set) it would
-// give fewer and print a warning. One control for the process lets arenas have more threads than cores: oneTBB obeys
-// the lowest of all controls, so that one per call would cut down the arenas of calls at the same time.
+// Would oneTBB give an arena n threads? Else (its own limit of 256 or 4 per core, or one that the host has
+// set) it would give fewer and print a warning. One control for the process lets arenas have more threads
+// than cores: oneTBB obeys the lowest of all controls, so that one per call would cut down the arenas of
+// calls at the same time.
 bool tbb_allows(int n) {
   constexpr auto parallelism = tbb::global_control::max_allowed_parallelism;
-  static const auto& control = *new tbb::global_control(parallelism, 256);  // never destroyed, as `kept` below
+  static const auto& control =
+      *new tbb::global_control(parallelism, 256);  // never destroyed, as `kept` below
   (void)control;
   return tbb::global_control::active_value(parallelism) >= static_cast<std::size_t>(n);
 }
@@ -115,7 +118,7 @@ Kept& kept() {
   return k;
 }
 
-void free_block(void* block) { ::operator delete(block, std::align_val_t{Carver::kAlign}); }
+void free_block(void* block) { ::operator delete (block, std::align_val_t{Carver::kAlign}); }
 
 }  // namespace
 
@@ -134,7 +137,8 @@ void Workers::dispatch(int n, tapfield_parallel_body body, void* context) const 
   if (!in_forked_child && tbb_allows(n)) {
     tbb::task_arena arena(n);
     arena.execute([&] {
-      tbb::parallel_for(0, n, [&](int slot) { body(context, slot, slot + 1); }, tbb::static_partitioner());
+      tbb::parallel_for(
+          0, n, [&](int slot) { body(context, slot, slot + 1); }, tbb::static_partitioner());
     });
     return;
   }
@@ -147,8 +151,8 @@ Scratch::Scratch(std::size_t bytes, const Execution& e) {
     if (reinterpret_cast<std::uintptr_t>(e.workspace) % Carver::kAlign)
       throw std::invalid_argument("execution.workspace must be aligned to 64 bytes but is not");
     if (e.workspace_bytes < bytes)
-      throw std::invalid_argument("execution.workspace must have " + std::to_string(bytes) + " bytes but has " +
-                                  std::to_string(e.workspace_bytes));
+      throw std::invalid_argument("execution.workspace must have " + std::to_string(bytes) +
+                                  " bytes but has " + std::to_string(e.workspace_bytes));
     block_ = e.workspace;
     return;
   }
@@ -168,7 +172,7 @@ Scratch::Scratch(std::size_t bytes, const Execution& e) {
     k.free.reserve(k.free.size() + 1);
   }
   release_scratch();  // what is free is too small: it would only add up
-  block_ = ::operator new(bytes, std::align_val_t{Carver::kAlign});
+  block_ = ::operator new (bytes, std::align_val_t{Carver::kAlign});
   owned_bytes_ = bytes;
 }
 
@@ -178,9 +182,7 @@ Scratch::~Scratch() {
   const std::lock_guard lock(k.mutex);
   try {
     k.free.emplace_back(block_, owned_bytes_);
-  } catch (...) {
-    free_block(block_);
-  }
+  } catch (...) { free_block(block_); }
 }
 
 void release_scratch() {
@@ -195,7 +197,8 @@ void release_scratch() {
 
 void set_num_threads(int n) {
   if (n < 1 || n > kMaxThreads)
-    throw std::invalid_argument("n must be from 1 to " + std::to_string(kMaxThreads) + " but is " + std::to_string(n));
+    throw std::invalid_argument("n must be from 1 to " + std::to_string(kMaxThreads) + " but is " +
+                                std::to_string(n));
   threads_setting() = n;
 }
 

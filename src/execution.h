@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Threads and scratch. A backend never makes threads: it hands items to Workers, which run them on oneTBB or on the
-// caller's own parallel-for. A backend never allocates: it carves its scratch from one block.
+// Threads and scratch. A backend never makes threads: it hands items to Workers, which run them on oneTBB or
+// on the caller's own parallel-for. A backend never allocates: it carves its scratch from one block.
 #pragma once
 
 #include <atomic>
@@ -15,16 +15,17 @@ namespace tapfield {
 // Runs independent items. Results must not depend on which slot runs an item, nor in which order.
 class Workers {
  public:
-  // `work`: elements of y or grad. A call that names neither threads nor a parallel-for runs on one thread below
-  // kShared of them: some 20 us of work, about what it costs to wake a second thread twice.
+  // `work`: elements of y or grad. A call that names neither threads nor a parallel-for runs on one thread
+  // below kShared of them: some 20 us of work, about what it costs to wake a second thread twice.
   static constexpr std::int64_t kShared = 1 << 16;
   Workers(const Execution& execution, std::int64_t work);
 
   // At most this many items run at once; `slot` below is in [0, slots()) and owned by one item at a time.
   int slots() const { return slots_; }
 
-  // Calls item(i, slot) once for every i in [0, items) and returns when all are done: what they wrote is then visible
-  // to the caller. Items must not throw or wait. Each slot starts with its own share of the items, then helps the others.
+  // Calls item(i, slot) once for every i in [0, items) and returns when all are done: what they wrote is then
+  // visible to the caller. Items must not throw or wait. Each slot starts with its own share of the items,
+  // then helps the others.
   template <class Item>
   void run(std::int64_t items, const Item& item) const {
     const int slots = items < slots_ ? static_cast<int>(items) : slots_;
@@ -32,8 +33,10 @@ class Workers {
       for (std::int64_t i = 0; i < items; ++i) item(i, 0);
       return;
     }
-    Share<Item> share{item, items, slots, std::make_unique<std::atomic<std::int64_t>[]>(static_cast<std::size_t>(slots))};
-    for (int s = 0; s < slots; ++s) share.next[static_cast<std::size_t>(s)].store(share.begin(s), std::memory_order_relaxed);
+    Share<Item> share{item, items, slots,
+                      std::make_unique<std::atomic<std::int64_t>[]>(static_cast<std::size_t>(slots))};
+    for (int s = 0; s < slots; ++s)
+      share.next[static_cast<std::size_t>(s)].store(share.begin(s), std::memory_order_relaxed);
     dispatch(slots, &Share<Item>::body, &share);
   }
 
@@ -43,7 +46,8 @@ class Workers {
     const Item& item;
     std::int64_t items;
     int slots;
-    std::unique_ptr<std::atomic<std::int64_t>[]> next;  // [slots]: first item of each share that nobody has taken
+    std::unique_ptr<std::atomic<std::int64_t>[]>
+        next;  // [slots]: first item of each share that nobody has taken
 
     std::int64_t begin(int s) const { return items / slots * s + (items % slots < s ? items % slots : s); }
     static void body(void* context, std::int64_t first, std::int64_t last) {
@@ -68,8 +72,8 @@ class Workers {
   void* pool_;
 };
 
-// Cuts arrays off one block of scratch, each aligned to a 64-byte line. Without a block it only measures, so that a
-// kernel's workspace size and its use of it are the same lines of code.
+// Cuts arrays off one block of scratch, each aligned to a 64-byte line. Without a block it only measures, so
+// that a kernel's workspace size and its use of it are the same lines of code.
 class Carver {
  public:
   static constexpr std::size_t kAlign = 64;
@@ -87,8 +91,8 @@ class Carver {
   std::size_t used_ = 0;
 };
 
-// One block of scratch for the length of a call: the caller's workspace (throws if it is too small or not aligned), or
-// one that the library keeps for later calls.
+// One block of scratch for the length of a call: the caller's workspace (throws if it is too small or not
+// aligned), or one that the library keeps for later calls.
 class Scratch {
  public:
   Scratch(std::size_t bytes, const Execution& execution);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The math of one tap: its position, the blend of its four corners, the gradient of each below it, and the second
-// derivative below that. One source for every backend: host and device, builtin scalars in and out.
+// The math of one tap: its position, the blend of its four corners, the gradient of each below it, and the
+// second derivative below that. One source for every backend: host and device, builtin scalars in and out.
 //
-// Names as in docs/operators.md: h0 = floor, lh = fraction, hh = 1 - lh (lw, hw along W) by `complement`; v00 v01 v10 v11 the corners
-// (h0, w0), (h0, w0+1), (h0+1, w0), (h0+1, w0+1), 0 outside the map; m the mask. F is float or double.
+// Names as in docs/operators.md: h0 = floor, lh = fraction, hh = 1 - lh (lw, hw along W) by `complement`; v00
+// v01 v10 v11 the corners (h0, w0), (h0, w0+1), (h0+1, w0), (h0+1, w0+1), 0 outside the map; m the mask. F is
+// float or double.
 #pragma once
 
 #include <cstdint>
@@ -32,8 +33,8 @@ TAPFIELD_INLINE std::int64_t cell(std::int64_t base, F floor_of_offset) {
   return base + static_cast<std::int64_t>(floor_of_offset);
 }
 
-// hh, from the offset and not from lh: just below an integer 1 - lh would have lost its digits. Both lh = offset - floor
-// and this are right to half an ulp.
+// hh, from the offset and not from lh: just below an integer 1 - lh would have lost its digits. Both lh =
+// offset - floor and this are right to half an ulp.
 template <class F>
 TAPFIELD_INLINE F complement(F offset, F floor_of_offset, F ceiling_of_offset) {
   return offset == floor_of_offset ? F(1) : ceiling_of_offset - offset;
@@ -91,14 +92,15 @@ TAPFIELD_INLINE F grad_mask(F hh, F lh, F hw, F lw, F s00, F s01, F s10, F s11) 
   return blend(hh, lh, hw, lw, s00, s01, s10, s11);
 }
 
-// ------ Second derivative. (a, b, e) = gg_offsets along W, along H, mask; s_ab as above, t_ab = sum of grad * u_ab
-// with u = gg_x at the corners.
+// ------ Second derivative. (a, b, e) = gg_offsets along W, along H, mask; s_ab as above, t_ab = sum of grad
+// * u_ab with u = gg_x at the corners.
 
-// Corner weights of grad_x, and of v in grad_grad: m (a db/dlw + b db/dlh) + e b, for corner (at_h, at_w) in {0,1}^2.
+// Corner weights of grad_x, and of v in grad_grad: m (a db/dlw + b db/dlh) + e b, for corner (at_h, at_w) in
+// {0,1}^2.
 template <class F>
 TAPFIELD_INLINE F second_weight(F hh, F lh, F hw, F lw, F m, F a, F b, F e, int at_h, int at_w) {
-  const F fh = at_h ? lh : hh, fw = at_w ? lw : hw;  // b_corner = fh fw
-  const F dw = at_w ? fh : -fh, dh = at_h ? fw : -fw;              // its derivatives
+  const F fh = at_h ? lh : hh, fw = at_w ? lw : hw;    // b_corner = fh fw
+  const F dw = at_w ? fh : -fh, dh = at_h ? fw : -fw;  // its derivatives
   return m * (a * dw + b * dh) + e * (fh * fw);
 }
 
@@ -117,8 +119,8 @@ TAPFIELD_INLINE F second_offset_h(F hw, F lw, F m, F a, F e, F s00, F s01, F s10
 }
 
 template <class F>
-TAPFIELD_INLINE F second_mask(F hh, F lh, F hw, F lw, F a, F b, F s00, F s01, F s10, F s11, F t00, F t01, F t10,
-                              F t11) {
+TAPFIELD_INLINE F second_mask(F hh, F lh, F hw, F lw, F a, F b, F s00, F s01, F s10, F s11, F t00, F t01,
+                              F t10, F t11) {
   return blend(hh, lh, hw, lw, t00, t01, t10, t11) + a * blend_dw(hh, lh, s00, s01, s10, s11) +
          b * blend_dh(hw, lw, s00, s01, s10, s11);
 }

@@ -15,13 +15,14 @@ using std::string;
 
 // Sizes, extents and positions stay below 2^62, so that sums of two of them cannot overflow.
 constexpr int64_t kLimit = int64_t{1} << 62;
-// Elements, and elements spanned by strides, stay below 2^54, so that no number of bytes overflows, nor a scratch of
-// 256 bytes per element.
+// Elements, and elements spanned by strides, stay below 2^54, so that no number of bytes overflows, nor a
+// scratch of 256 bytes per element.
 constexpr int64_t kElements = int64_t{1} << 54;
 
 string text(const Ints& v) {
   string s = "[";
-  for (int64_t i = 0; i < std::min(v.size(), Ints::capacity); ++i) s += (i ? ", " : "") + std::to_string(v[i]);
+  for (int64_t i = 0; i < std::min(v.size(), Ints::capacity); ++i)
+    s += (i ? ", " : "") + std::to_string(v[i]);
   return s + (v.size() > Ints::capacity ? ", ...]" : "]");
 }
 
@@ -35,7 +36,8 @@ template <class Error = std::invalid_argument>
 // a * b, or an error that says whose product does not fit.
 int64_t product(int64_t a, int64_t b, const string& whose) {
   int64_t r = 0;
-  if (__builtin_mul_overflow(a, b, &r) || r >= kLimit) fail(whose + " is too large: its size overflows 64 bits");
+  if (__builtin_mul_overflow(a, b, &r) || r >= kLimit)
+    fail(whose + " is too large: its size overflows 64 bits");
   return r;
 }
 
@@ -48,7 +50,8 @@ int64_t sum(int64_t a, int64_t b, const string& whose) {
 
 void check_list(const char* name, const Ints& v, int64_t size, int64_t least, const char* meaning) {
   if (v.size() != size)
-    fail(string(name) + " must have " + std::to_string(size) + " entries (" + meaning + ") but is " + text(v));
+    fail(string(name) + " must have " + std::to_string(size) + " entries (" + meaning + ") but is " +
+         text(v));
   for (int64_t i = 0; i < size; ++i)
     if (v[i] < least || v[i] >= kLimit)
       fail(string(name) + " must have entries of at least " + std::to_string(least) +
@@ -76,14 +79,15 @@ bool is_closed(const Attributes& a) {
   fail("border must be \"open\" or \"closed\" but is " + quoted(a.border));
 }
 
-int64_t output_extent(const char* axis, int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t dilation,
-                      int64_t stride, const Attributes& a) {
+int64_t output_extent(const char* axis, int64_t size, int64_t before, int64_t after, int64_t kernel,
+                      int64_t dilation, int64_t stride, const Attributes& a) {
   const int64_t padded = sum(sum(size, before, "pads"), after, "pads");
-  const int64_t extent = sum(product(dilation, kernel - 1, "ksize times dilations"), 1, "ksize times dilations");
+  const int64_t extent =
+      sum(product(dilation, kernel - 1, "ksize times dilations"), 1, "ksize times dilations");
   if (extent > padded)
-    fail(string("ksize must fit the padded input, so that ") + axis + " is at least 1, but is " + text(a.ksize) +
-         " with dilations " + text(a.dilations) + ", pads " + text(a.pads) + " and size " + std::to_string(size) +
-         " along " + (axis[0] == 'H' ? "H" : "W"));
+    fail(string("ksize must fit the padded input, so that ") + axis + " is at least 1, but is " +
+         text(a.ksize) + " with dilations " + text(a.dilations) + ", pads " + text(a.pads) + " and size " +
+         std::to_string(size) + " along " + (axis[0] == 'H' ? "H" : "W"));
   return (padded - extent) / stride + 1;
 }
 
@@ -119,7 +123,8 @@ void check_rank(Named a, const char* axes) {
   if (a.t->strides.size() != 0 && a.t->strides.size() != 4)
     fail(string(a.name) + " must have as many strides as dimensions but has strides " + text(a.t->strides));
   for (int64_t i = 0; i < 4; ++i)
-    if (a.t->shape[i] < 0) fail(string(a.name) + " must have sizes of at least 0 but has shape " + text(a.t->shape));
+    if (a.t->shape[i] < 0)
+      fail(string(a.name) + " must have sizes of at least 0 but has shape " + text(a.t->shape));
 }
 
 void check_dtype(Named a, std::initializer_list<DType> allowed, const string& why) {
@@ -137,21 +142,24 @@ void check_dtype(Named a, std::initializer_list<DType> allowed, const string& wh
 // The dtype itself, or float32 beside a 16-bit one (docs/operators.md, "Tensors").
 void check_dtype_like(Named a, Named other) {
   const DType wide = is_16bit(other.t->dtype) ? DType::float32 : other.t->dtype;
-  check_dtype(a, {other.t->dtype, wide}, string(", as ") + other.name + " is " + name_of(other.t->dtype) + ",");
+  check_dtype(a, {other.t->dtype, wide},
+              string(", as ") + other.name + " is " + name_of(other.t->dtype) + ",");
 }
 
-void check_shape(Named a, std::array<int64_t, 4> nhwc, const char* axes_nhwc, const char* axes_nchw, bool nchw) {
-  const Ints want = nchw ? Ints{nhwc[0], nhwc[3], nhwc[1], nhwc[2]} : Ints{nhwc[0], nhwc[1], nhwc[2], nhwc[3]};
+void check_shape(Named a, std::array<int64_t, 4> nhwc, const char* axes_nhwc, const char* axes_nchw,
+                 bool nchw) {
+  const Ints want =
+      nchw ? Ints{nhwc[0], nhwc[3], nhwc[1], nhwc[2]} : Ints{nhwc[0], nhwc[1], nhwc[2], nhwc[3]};
   for (int64_t i = 0; i < 4; ++i)
     if (a.t->shape[i] != want[i])
-      fail(string(a.name) + " must have shape " + text(want) + " (" + (nchw ? axes_nchw : axes_nhwc) + ") but has " +
-           text(a.t->shape));
+      fail(string(a.name) + " must have shape " + text(want) + " (" + (nchw ? axes_nchw : axes_nhwc) +
+           ") but has " + text(a.t->shape));
 }
 
 bool is_empty(const Tensor& t) { return !(t.shape[0] && t.shape[1] && t.shape[2] && t.shape[3]); }
 
-// The number of elements, and the elements that strides span, must fit. The stride of an axis of one element, or of
-// an empty tensor, is never stepped along: it may be anything (NumPy's are 0).
+// The number of elements, and the elements that strides span, must fit. The stride of an axis of one element,
+// or of an empty tensor, is never stepped along: it may be anything (NumPy's are 0).
 void check_size(Named a) {
   const Ints &shape = a.t->shape, &strides = a.t->strides;
   int64_t count = 1, reach = 0;
@@ -159,8 +167,8 @@ void check_size(Named a) {
     if (__builtin_mul_overflow(count, std::max<int64_t>(shape[i], 1), &count) || count >= kElements)
       fail(string(a.name) + " is too large: the size of shape " + text(shape) + " overflows 64 bits");
   for (int64_t i = 0; i < strides.size() && !is_empty(*a.t); ++i)
-    if (shape[i] > 1 &&
-        (__builtin_mul_overflow(strides[i], shape[i] - 1, &reach) || reach >= kElements || reach <= -kElements))
+    if (shape[i] > 1 && (__builtin_mul_overflow(strides[i], shape[i] - 1, &reach) || reach >= kElements ||
+                         reach <= -kElements))
       fail(string(a.name) + " is too large: its strides " + text(strides) + " overflow 64 bits");
 }
 
@@ -209,8 +217,8 @@ void check_pointer(Named a) {
          " bytes but its pointer is not");
 }
 
-// No element of an output may lie on another. Sufficient, and required here: in order of stride, each axis steps over
-// all that the axes before it span.
+// No element of an output may lie on another. Sufficient, and required here: in order of stride, each axis
+// steps over all that the axes before it span.
 void check_self_overlap(Named a) {
   const Ints s = strides_of(*a.t);
   std::array<int64_t, 4> axis{0, 1, 2, 3};
@@ -219,7 +227,8 @@ void check_self_overlap(Named a) {
   for (int64_t i : axis) {
     if (a.t->shape[i] <= 1) continue;
     if (std::abs(s[i]) <= reach)
-      fail(string(a.name) + " must not overlap itself (each axis must step over all of the smaller ones) but has shape " +
+      fail(string(a.name) +
+           " must not overlap itself (each axis must step over all of the smaller ones) but has shape " +
            text(a.t->shape) + " with strides " + text(a.t->strides));
     reach += std::abs(s[i]) * (a.t->shape[i] - 1);
   }
@@ -255,17 +264,20 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
   Problem p;
   p.pass = pass;
   const bool nchw = is_nchw(attributes);
-  const Named x{"x", args.x}, offsets{"offsets", args.offsets}, grad{"grad", args.grad}, gg_x{"gg_x", args.gg_x},
-      gg_offsets{"gg_offsets", args.gg_offsets}, y{"y", args.y}, grad_grad{"grad_grad", args.grad_grad},
-      grad_x{"grad_x", args.grad_x}, grad_offsets{"grad_offsets", args.grad_offsets};
+  const Named x{"x", args.x}, offsets{"offsets", args.offsets}, grad{"grad", args.grad},
+      gg_x{"gg_x", args.gg_x}, gg_offsets{"gg_offsets", args.gg_offsets}, y{"y", args.y},
+      grad_grad{"grad_grad", args.grad_grad}, grad_x{"grad_x", args.grad_x},
+      grad_offsets{"grad_offsets", args.grad_offsets};
   const char* like_x = nchw ? "N, C, H, W" : "N, H, W, C";
 
   // Ranks and dtypes first: later messages print shapes.
   check_rank(x, like_x);
   check_dtype(x, {DType::float16, DType::bfloat16, DType::float32, DType::float64}, "");
   for (Named a : {offsets, grad, gg_x, gg_offsets, y, grad_grad, grad_x, grad_offsets})
-    if (!absent(a.t)) check_rank(a, nchw ? "N, C, H, W" : "N, H, W, C");
-    else if (a.t && a.t != args.gg_x && a.t != args.gg_offsets) fail(string(a.name) + " is required but absent");
+    if (!absent(a.t))
+      check_rank(a, nchw ? "N, C, H, W" : "N, H, W, C");
+    else if (a.t && a.t != args.gg_x && a.t != args.gg_offsets)
+      fail(string(a.name) + " is required but absent");
   check_dtype_like(offsets, x);
   for (Named a : {grad, y, grad_grad})
     if (a.t) check_dtype(a, {args.x->dtype}, ", as x is,");
@@ -277,7 +289,8 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
   // Sizes.
   const Ints& xs = args.x->shape;
   p.n = xs[0], p.h = xs[nchw ? 2 : 1], p.w = xs[nchw ? 3 : 2], p.c = xs[nchw ? 1 : 3];
-  if (p.h < 1 || p.w < 1 || p.c < 1) fail(string("x must have H, W and C of at least 1 (") + like_x + ") but has shape " + text(xs));
+  if (p.h < 1 || p.w < 1 || p.c < 1)
+    fail(string("x must have H, W and C of at least 1 (") + like_x + ") but has shape " + text(xs));
   check_size(x);
   set_geometry(p, attributes);
   if (p.c % p.groups)
@@ -303,7 +316,8 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
       if (!absent(a.t)) {
         check_size(a);
         if (a.t->device != args.x->device)
-          fail(string(a.name) + " must be on x's device " + text(args.x->device) + " but is on " + text(a.t->device));
+          fail(string(a.name) + " must be on x's device " + text(args.x->device) + " but is on " +
+               text(a.t->device));
         if (with_data && p.n) check_pointer(a);
       }
   for (Named out : outputs)
@@ -320,11 +334,13 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
   const auto set = [&](View& v, const Tensor* t) {
     if (absent(t)) return;
     v = view_of(*t, nchw);
-    static char somewhere;  // a tensor that is only measured may have no data, which in a View would mean absent
+    static char
+        somewhere;  // a tensor that is only measured may have no data, which in a View would mean absent
     if (!with_data) v.data = &somewhere;
   };
   set(p.x, args.x), set(p.offsets, args.offsets), set(p.grad, args.grad), set(p.gg_x, args.gg_x);
-  set(p.gg_offsets, args.gg_offsets), set(p.y, args.y), set(p.grad_grad, args.grad_grad), set(p.grad_x, args.grad_x);
+  set(p.gg_offsets, args.gg_offsets), set(p.y, args.y), set(p.grad_grad, args.grad_grad),
+      set(p.grad_x, args.grad_x);
   set(p.grad_offsets, args.grad_offsets);
   return p;
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Problem: one checked call as plain sizes, strides and pointers, passed by reference to every kernel.
-// Layout lives in the strides alone: kernels see one logical order, [N, H, W, C]. Nothing below the API checks
-// an argument again.
+// Layout lives in the strides alone: kernels see one logical order, [N, H, W, C]. Nothing below the API
+// checks an argument again.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,8 @@ const char* name_of(DType t);
 struct View {
   char* data = nullptr;  // null: absent
   DType dtype = DType::float32;
-  std::int64_t n = 0, h = 0, w = 0, c = 0;  // strides in elements, of any sign; c is 1 where there is one channel
+  std::int64_t n = 0, h = 0, w = 0,
+               c = 0;  // strides in elements, of any sign; c is 1 where there is one channel
 
   bool adjacent() const { return c == 1; }  // a pixel's channels lie side by side
   char* at(std::int64_t in, std::int64_t ih, std::int64_t iw, std::int64_t ic) const {
@@ -31,8 +32,8 @@ struct View {
 
 struct Problem {
   Pass pass = Pass::forward;
-  std::int64_t n = 0, h = 0, w = 0, c = 0;    // of x
-  std::int64_t ho = 0, wo = 0;                // output pixels; y and grad are [n, ho*kh, wo*kw, c]
+  std::int64_t n = 0, h = 0, w = 0, c = 0;  // of x
+  std::int64_t ho = 0, wo = 0;              // output pixels; y and grad are [n, ho*kh, wo*kw, c]
   std::int64_t kh = 1, kw = 1, groups = 1;
   std::int64_t stride_h = 1, stride_w = 1, dil_h = 1, dil_w = 1, top = 0, left = 0;
   bool modulated = true;
@@ -51,12 +52,14 @@ struct Problem {
   View grad_offsets;  // as offsets               grad, grad_grad
 
   std::int64_t planes() const { return modulated ? 3 : 2; }
-  std::int64_t taps() const { return kh * kw; }              // per group
-  std::int64_t lanes() const { return groups * kh * kw; }    // taps of one output pixel; one plane of offsets
+  std::int64_t taps() const { return kh * kw; }            // per group
+  std::int64_t lanes() const { return groups * kh * kw; }  // taps of one output pixel; one plane of offsets
   std::int64_t group_channels() const { return c / groups; }
   std::int64_t y_elements() const { return n * ho * wo * kh * kw * c; }
   std::int64_t base_h(std::int64_t iho, std::int64_t ikh) const { return iho * stride_h - top + ikh * dil_h; }
-  std::int64_t base_w(std::int64_t iwo, std::int64_t ikw) const { return iwo * stride_w - left + ikw * dil_w; }
+  std::int64_t base_w(std::int64_t iwo, std::int64_t ikw) const {
+    return iwo * stride_w - left + ikw * dil_w;
+  }
 };
 
 // The operators' arguments by name; null where the pass has no such tensor.

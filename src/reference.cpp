@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operators as docs/operators.md defines them, written to be read: plain loops, double arithmetic, one page a
-// pass, no code shared with the kernels. Porting the operators? Start here.
+// The operators as docs/operators.md defines them, written to be read: plain loops, double arithmetic, one
+// page a pass, no code shared with the kernels. Porting the operators? Start here.
 //
-// Every result is a sum over a tap's four corners. A corner's weight is b = bh * bw; its derivatives are dw = db/dlw,
-// dh = db/dlh and dhw = d2b/dlh dlw. A corner outside the map contributes nothing. Kind says what is summed: the terms
-// (Values), or their magnitudes (Magnitudes), from which error bounds are made.
+// Every result is a sum over a tap's four corners. A corner's weight is b = bh * bw; its derivatives are dw =
+// db/dlw, dh = db/dlh and dhw = d2b/dlh dlw. A corner outside the map contributes nothing. Kind says what is
+// summed: the terms (Values), or their magnitudes (Magnitudes), from which error bounds are made.
 #include "reference.h"
 
 #include <algorithm>
@@ -16,21 +16,31 @@ namespace {
 
 using std::int64_t;
 
-struct Values { static double term(double t) { return t; } };
-struct Magnitudes { static double term(double t) { return std::fabs(t); } };
+struct Values {
+  static double term(double t) { return t; }
+};
+struct Magnitudes {
+  static double term(double t) { return std::fabs(t); }
+};
 
 // ------ Elements: exact when read, rounded once, to nearest even, when written
 
-// A 16-bit float has 1 sign bit, some exponent bits and `digits` bits of fraction; its smallest normal is 2^least.
-struct Format16 { int digits, least, greatest; };
+// A 16-bit float has 1 sign bit, some exponent bits and `digits` bits of fraction; its smallest normal is
+// 2^least.
+struct Format16 {
+  int digits, least, greatest;
+};
 constexpr Format16 kFloat16{10, -14, 15}, kBfloat16{7, -126, 127};
 
 double decode(std::uint16_t bits, Format16 f) {
   const int fraction = bits & ((1 << f.digits) - 1), exponent = (bits & 0x7fff) >> f.digits;
   double v;
-  if (exponent == f.greatest - f.least + 2) v = fraction ? NAN : INFINITY;
-  else if (exponent == 0) v = std::ldexp(fraction, f.least - f.digits);
-  else v = std::ldexp(fraction + (1 << f.digits), f.least - f.digits + exponent - 1);
+  if (exponent == f.greatest - f.least + 2)
+    v = fraction ? NAN : INFINITY;
+  else if (exponent == 0)
+    v = std::ldexp(fraction, f.least - f.digits);
+  else
+    v = std::ldexp(fraction + (1 << f.digits), f.least - f.digits + exponent - 1);
   return bits & 0x8000 ? -v : v;
 }
 
@@ -82,9 +92,10 @@ struct Tap {
   double lh, hh, lw, hw, m;
 };
 
-// Floor, fraction and its complement come from the offset itself, so that both keep all their digits, far from the
-// origin and next to an integer.
-bool locate(double offset, int64_t base, int64_t size, bool closed, int64_t& floor, double& fraction, double& complement) {
+// Floor, fraction and its complement come from the offset itself, so that both keep all their digits, far
+// from the origin and next to an integer.
+bool locate(double offset, int64_t base, int64_t size, bool closed, int64_t& floor, double& fraction,
+            double& complement) {
   if (!(std::fabs(offset) < 0x1p62)) return false;  // NaN, infinite, or out of any map's reach
   floor = base + static_cast<int64_t>(std::floor(offset));
   fraction = offset - std::floor(offset);
@@ -96,8 +107,10 @@ bool locate(double offset, int64_t base, int64_t size, bool closed, int64_t& flo
 Tap tap_at(const Problem& p, int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh, int64_t kw) {
   const int64_t tap = (g * p.kh + kh) * p.kw + kw, plane = p.groups * p.kh * p.kw;
   Tap t;
-  const bool live_w = locate(read(p.offsets, n, ho, wo, tap), wo * p.stride_w - p.left + kw * p.dil_w, p.w, p.closed, t.w0, t.lw, t.hw);
-  const bool live_h = locate(read(p.offsets, n, ho, wo, plane + tap), ho * p.stride_h - p.top + kh * p.dil_h, p.h, p.closed, t.h0, t.lh, t.hh);
+  const bool live_w = locate(read(p.offsets, n, ho, wo, tap), wo * p.stride_w - p.left + kw * p.dil_w, p.w,
+                             p.closed, t.w0, t.lw, t.hw);
+  const bool live_h = locate(read(p.offsets, n, ho, wo, plane + tap), ho * p.stride_h - p.top + kh * p.dil_h,
+                             p.h, p.closed, t.h0, t.lh, t.hh);
   t.live = live_h && live_w;
   t.m = p.modulated ? read(p.offsets, n, ho, wo, 2 * plane + tap) : 1;
   return t;
@@ -126,8 +139,8 @@ void for_each_corner(const Problem& p, const Tap& t, const Visit& visit) {
     }
 }
 
-void write_offsets(const Problem& p, const View& out, int64_t n, int64_t ho, int64_t wo, int64_t tap, double along_w,
-                   double along_h, double mask) {
+void write_offsets(const Problem& p, const View& out, int64_t n, int64_t ho, int64_t wo, int64_t tap,
+                   double along_w, double along_h, double mask) {
   const int64_t plane = p.groups * p.kh * p.kw;
   write(out, n, ho, wo, tap, along_w);
   write(out, n, ho, wo, plane + tap, along_h);
@@ -194,8 +207,11 @@ void grad_grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of
   const auto scatter = [&](int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh, int64_t kw) {
     const Tap t = tap_at(p, n, ho, wo, g, kh, kw);
     const int64_t tap = (g * p.kh + kh) * p.kw + kw;
-    const auto gg_offset = [&](int64_t c) { return p.gg_offsets.data ? read(p.gg_offsets, n, ho, wo, c) : 0.0; };
-    const double gg_w = gg_offset(tap), gg_h = gg_offset(plane + tap), gg_m = p.modulated ? gg_offset(2 * plane + tap) : 0;
+    const auto gg_offset = [&](int64_t c) {
+      return p.gg_offsets.data ? read(p.gg_offsets, n, ho, wo, c) : 0.0;
+    };
+    const double gg_w = gg_offset(tap), gg_h = gg_offset(plane + tap),
+                 gg_m = p.modulated ? gg_offset(2 * plane + tap) : 0;
     double along_w = 0, along_h = 0, mask = 0;
     for (int64_t c = g * channels; c < (g + 1) * channels; ++c) {
       const double grad = t.live ? read(p.grad, n, ho * p.kh + kh, wo * p.kw + kw, c) : 0;
@@ -209,9 +225,12 @@ void grad_grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of
             grad_grad += Kind::term(weight * v);
             grad_x[(h * p.w + w) * p.c + c] += Kind::term(weight * grad);
           }
-          along_w += Kind::term(grad * t.m * dw * u) + Kind::term(grad * t.m * gg_h * dhw * v) + Kind::term(grad * gg_m * dw * v);
-          along_h += Kind::term(grad * t.m * dh * u) + Kind::term(grad * t.m * gg_w * dhw * v) + Kind::term(grad * gg_m * dh * v);
-          mask += Kind::term(grad * b * u) + Kind::term(grad * gg_w * dw * v) + Kind::term(grad * gg_h * dh * v);
+          along_w += Kind::term(grad * t.m * dw * u) + Kind::term(grad * t.m * gg_h * dhw * v) +
+                     Kind::term(grad * gg_m * dw * v);
+          along_h += Kind::term(grad * t.m * dh * u) + Kind::term(grad * t.m * gg_w * dhw * v) +
+                     Kind::term(grad * gg_m * dh * v);
+          mask +=
+              Kind::term(grad * b * u) + Kind::term(grad * gg_w * dw * v) + Kind::term(grad * gg_h * dh * v);
         });
       write(p.grad_grad, n, ho * p.kh + kh, wo * p.kw + kw, c, grad_grad);
     }
@@ -233,8 +252,12 @@ std::size_t workspace(const Problem& p, int) {
 void forward(const Problem& p, const Workers&, void*) { forward_pass<Values>(p); }
 void forward_magnitudes(const Problem& p, const Workers&, void*) { forward_pass<Magnitudes>(p); }
 void grad(const Problem& p, const Workers&, void* sums) { grad_pass<Values>(p, static_cast<double*>(sums)); }
-void grad_magnitudes(const Problem& p, const Workers&, void* sums) { grad_pass<Magnitudes>(p, static_cast<double*>(sums)); }
-void grad_grad(const Problem& p, const Workers&, void* sums) { grad_grad_pass<Values>(p, static_cast<double*>(sums)); }
+void grad_magnitudes(const Problem& p, const Workers&, void* sums) {
+  grad_pass<Magnitudes>(p, static_cast<double*>(sums));
+}
+void grad_grad(const Problem& p, const Workers&, void* sums) {
+  grad_grad_pass<Values>(p, static_cast<double*>(sums));
+}
 void grad_grad_magnitudes(const Problem& p, const Workers&, void* sums) {
   grad_grad_pass<Magnitudes>(p, static_cast<double*>(sums));
 }

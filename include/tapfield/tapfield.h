@@ -4,8 +4,8 @@
    The same operators, rules and guarantees as tapfield.hpp; see there and docs/operators.md. Differences:
     - a call returns a status code; anything but TAPFIELD_OK means that nothing was written, and
       tapfield_last_error() says why (per thread);
-    - every struct begins with its own size in bytes, so that it can grow: zero it, set .size = sizeof it, and fill
-      in what its comment calls required. A zero or null field that is not required means its default;
+    - every struct begins with its own size in bytes, so that it can grow: zero it, set .size = sizeof it, and
+   fill in what its comment calls required. A zero or null field that is not required means its default;
     - an absent tensor is a null pointer. */
 #ifndef TAPFIELD_TAPFIELD_H_
 #define TAPFIELD_TAPFIELD_H_
@@ -49,19 +49,19 @@ typedef struct tapfield_tensor {
   int32_t dtype;          /* TAPFIELD_FLOAT16 ... */
   int32_t device_type;    /* TAPFIELD_CPU ... */
   int32_t device_index;
-  int32_t read_only;      /* not 0: refused as an output */
+  int32_t read_only; /* not 0: refused as an output */
 } tapfield_tensor;
 
 typedef struct tapfield_attributes {
-  size_t size;              /* sizeof(tapfield_attributes) */
-  const int64_t* ksize;     /* required: Kh, Kw */
-  const int64_t* strides;   /* required: 4, in data_format's order */
-  const int64_t* pads;      /* required: top, bottom, left, right */
-  const int64_t* dilations; /* 4, in data_format's order; null: 1, 1, 1, 1 */
-  const char* data_format;  /* "NHWC" or "NCHW"; null: "NHWC" */
-  const char* border;       /* "open" or "closed"; null: "open" */
+  size_t size;               /* sizeof(tapfield_attributes) */
+  const int64_t* ksize;      /* required: Kh, Kw */
+  const int64_t* strides;    /* required: 4, in data_format's order */
+  const int64_t* pads;       /* required: top, bottom, left, right */
+  const int64_t* dilations;  /* 4, in data_format's order; null: 1, 1, 1, 1 */
+  const char* data_format;   /* "NHWC" or "NCHW"; null: "NHWC" */
+  const char* border;        /* "open" or "closed"; null: "open" */
   int64_t deformable_groups; /* 0: 1 */
-  int32_t unmodulated;      /* not 0: no mask plane */
+  int32_t unmodulated;       /* not 0: no mask plane */
 } tapfield_attributes;
 
 typedef struct tapfield_execution {
@@ -81,38 +81,36 @@ typedef enum tapfield_pass { TAPFIELD_FORWARD = 0, TAPFIELD_GRAD = 1, TAPFIELD_G
 /* Shapes are NHWC; with data_format "NCHW" the channel axis comes second. P = 3 (2 if unmodulated).
    `execution` may be null. */
 TAPFIELD_API tapfield_status tapfield_deformable_offsets(
-    const tapfield_tensor* x,       /* [N, H, W, C] */
-    const tapfield_tensor* offsets, /* [N, Ho, Wo, P*G*Kh*Kw] */
-    const tapfield_attributes* attributes,
-    const tapfield_tensor* y, /* out: [N, Ho*Kh, Wo*Kw, C] */
+    const tapfield_tensor* x,                                        /* [N, H, W, C] */
+    const tapfield_tensor* offsets,                                  /* [N, Ho, Wo, P*G*Kh*Kw] */
+    const tapfield_attributes* attributes, const tapfield_tensor* y, /* out: [N, Ho*Kh, Wo*Kw, C] */
     const tapfield_execution* execution);
 
 TAPFIELD_API tapfield_status tapfield_deformable_offsets_grad(
-    const tapfield_tensor* grad,    /* [N, Ho*Kh, Wo*Kw, C] */
-    const tapfield_tensor* x,       /* [N, H, W, C] */
-    const tapfield_tensor* offsets, /* [N, Ho, Wo, P*G*Kh*Kw] */
-    const tapfield_attributes* attributes,
-    const tapfield_tensor* grad_x,       /* out: as x */
-    const tapfield_tensor* grad_offsets, /* out: as offsets */
+    const tapfield_tensor* grad,                                          /* [N, Ho*Kh, Wo*Kw, C] */
+    const tapfield_tensor* x,                                             /* [N, H, W, C] */
+    const tapfield_tensor* offsets,                                       /* [N, Ho, Wo, P*G*Kh*Kw] */
+    const tapfield_attributes* attributes, const tapfield_tensor* grad_x, /* out: as x */
+    const tapfield_tensor* grad_offsets,                                  /* out: as offsets */
     const tapfield_execution* execution);
 
 TAPFIELD_API tapfield_status tapfield_deformable_offsets_grad_grad(
-    const tapfield_tensor* grad,       /* [N, Ho*Kh, Wo*Kw, C] */
-    const tapfield_tensor* x,          /* [N, H, W, C] */
-    const tapfield_tensor* offsets,    /* [N, Ho, Wo, P*G*Kh*Kw] */
-    const tapfield_tensor* gg_x,       /* as x, or null */
-    const tapfield_tensor* gg_offsets, /* as offsets, or null */
-    const tapfield_attributes* attributes,
-    const tapfield_tensor* grad_grad,    /* out: as grad */
-    const tapfield_tensor* grad_x,       /* out: as x */
-    const tapfield_tensor* grad_offsets, /* out: as offsets */
+    const tapfield_tensor* grad,                                             /* [N, Ho*Kh, Wo*Kw, C] */
+    const tapfield_tensor* x,                                                /* [N, H, W, C] */
+    const tapfield_tensor* offsets,                                          /* [N, Ho, Wo, P*G*Kh*Kw] */
+    const tapfield_tensor* gg_x,                                             /* as x, or null */
+    const tapfield_tensor* gg_offsets,                                       /* as offsets, or null */
+    const tapfield_attributes* attributes, const tapfield_tensor* grad_grad, /* out: as grad */
+    const tapfield_tensor* grad_x,                                           /* out: as x */
+    const tapfield_tensor* grad_offsets,                                     /* out: as offsets */
     const tapfield_execution* execution);
 
 /* ho_wo[0..1] of an input of height and width size[0..1]. */
 TAPFIELD_API tapfield_status tapfield_output_size(const int64_t* size, const tapfield_attributes* attributes,
                                                   int64_t* ho_wo);
 
-/* Bytes of scratch for a tapfield_pass; `tensors` holds the tensors in the order of its own arguments: 3, 5 or 8. */
+/* Bytes of scratch for a tapfield_pass; `tensors` holds the tensors in the order of its own arguments: 3, 5
+ * or 8. */
 TAPFIELD_API tapfield_status tapfield_workspace_size(int32_t pass, const tapfield_tensor* const* tensors,
                                                      const tapfield_attributes* attributes,
                                                      const tapfield_execution* execution, size_t* bytes);

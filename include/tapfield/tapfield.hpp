@@ -46,7 +46,8 @@ class Ints {
  public:
   static constexpr std::int64_t capacity = 8;
   constexpr Ints() = default;
-  constexpr Ints(std::initializer_list<std::int64_t> list) : Ints(list.begin(), static_cast<std::int64_t>(list.size())) {}
+  constexpr Ints(std::initializer_list<std::int64_t> list)
+      : Ints(list.begin(), static_cast<std::int64_t>(list.size())) {}
   constexpr Ints(const std::int64_t* first, std::int64_t count) : size_(count) {
     for (std::int64_t i = 0; i < count && i < capacity; ++i) at_[static_cast<std::size_t>(i)] = first[i];
   }
@@ -60,12 +61,13 @@ class Ints {
   std::array<std::int64_t, capacity> at_{};
 };
 
-// A view of memory that the caller owns. Default-constructed it means "absent", where an argument may be absent.
+// A view of memory that the caller owns. Default-constructed it means "absent", where an argument may be
+// absent.
 struct Tensor {
   void* data = nullptr;
   DType dtype = DType::float32;
   Ints shape;
-  Ints strides;            // in elements, of any sign, 0 to broadcast an input; empty: dense, last axis adjacent
+  Ints strides;  // in elements, of any sign, 0 to broadcast an input; empty: dense, last axis adjacent
   Device device;
   bool read_only = false;  // refused as an output
 
@@ -74,34 +76,36 @@ struct Tensor {
       : data(data_), dtype(dtype_), shape(shape_), strides(strides_) {}
   Tensor(const void* data_, DType dtype_, Ints shape_, Ints strides_ = {})
       : data(const_cast<void*>(data_)), dtype(dtype_), shape(shape_), strides(strides_), read_only(true) {}
-  Tensor(float* data_, Ints shape_, Ints strides_ = {}) : Tensor(static_cast<void*>(data_), DType::float32, shape_, strides_) {}
+  Tensor(float* data_, Ints shape_, Ints strides_ = {})
+      : Tensor(static_cast<void*>(data_), DType::float32, shape_, strides_) {}
   Tensor(const float* data_, Ints shape_, Ints strides_ = {})
       : Tensor(static_cast<const void*>(data_), DType::float32, shape_, strides_) {}
-  Tensor(double* data_, Ints shape_, Ints strides_ = {}) : Tensor(static_cast<void*>(data_), DType::float64, shape_, strides_) {}
+  Tensor(double* data_, Ints shape_, Ints strides_ = {})
+      : Tensor(static_cast<void*>(data_), DType::float64, shape_, strides_) {}
   Tensor(const double* data_, Ints shape_, Ints strides_ = {})
       : Tensor(static_cast<const void*>(data_), DType::float64, shape_, strides_) {}
 };
 
 // CANN's attributes. strides, pads and ksize are required.
 struct Attributes {
-  Ints ksize;                        // Kh, Kw; each >= 1
-  Ints strides;                      // 4, in data_format's order; 1 for N and C, >= 1 for H and W
-  Ints pads;                         // top, bottom, left, right; each >= 0
-  Ints dilations{1, 1, 1, 1};        // 4, in data_format's order; 1 for N and C, >= 1 for H and W
-  const char* data_format = "NHWC";  // "NHWC" or "NCHW": the layout of every tensor
+  Ints ksize;                          // Kh, Kw; each >= 1
+  Ints strides;                        // 4, in data_format's order; 1 for N and C, >= 1 for H and W
+  Ints pads;                           // top, bottom, left, right; each >= 0
+  Ints dilations{1, 1, 1, 1};          // 4, in data_format's order; 1 for N and C, >= 1 for H and W
+  const char* data_format = "NHWC";    // "NHWC" or "NCHW": the layout of every tensor
   std::int64_t deformable_groups = 1;  // divides C
-  bool modulated = true;             // false: no mask plane (deformable convolution v1)
-  const char* border = "open";       // "open" (CANN): a tap at exactly -1 is dead; "closed" (torchvision): live
+  bool modulated = true;               // false: no mask plane (deformable convolution v1)
+  const char* border = "open";  // "open" (CANN): a tap at exactly -1 is dead; "closed" (torchvision): live
 };
 
 // How to run. The default: the best backend for the tensors' device, the library's threads and scratch.
 struct Execution {
-  int threads = 0;                // 0: get_num_threads()
+  int threads = 0;  // 0: get_num_threads()
   // The caller's own parallel-for, used instead of oneTBB: calls body(context, begin, end) on pieces that
   // cover [0, n), in any order, on any threads, and returns when all are done. Bodies never throw or wait.
   tapfield_parallel_for parallel_for = nullptr;
-  void* pool = nullptr;           // first argument of parallel_for
-  void* workspace = nullptr;      // at least workspace_size() bytes; nullptr: the library's own scratch
+  void* pool = nullptr;       // first argument of parallel_for
+  void* workspace = nullptr;  // at least workspace_size() bytes; nullptr: the library's own scratch
   std::size_t workspace_bytes = 0;
   void* stream = nullptr;         // CUDA stream; unused on the CPU
   bool deterministic = false;     // CUDA: same bits on every run. The CPU always is.
@@ -126,44 +130,47 @@ TAPFIELD_API void deformable_offsets(const Tensor& x,        // [N, H, W, C], T
                                      const Execution& execution = {});
 
 // The gradients of <deformable_offsets(x, offsets), grad>. Formula: docs/operators.md, "Gradient".
-TAPFIELD_API void deformable_offsets_grad(const Tensor& grad,     // [N, Ho*Kh, Wo*Kw, C], T
-                                          const Tensor& x,        // [N, H, W, C], T
-                                          const Tensor& offsets,  // [N, Ho, Wo, P*G*Kh*Kw], T or float32
-                                          const Attributes& attributes,
-                                          const Tensor& grad_x,        // out: as x, T or float32
-                                          const Tensor& grad_offsets,  // out: as offsets, its dtype or float32
-                                          const Execution& execution = {});
+TAPFIELD_API void deformable_offsets_grad(
+    const Tensor& grad,     // [N, Ho*Kh, Wo*Kw, C], T
+    const Tensor& x,        // [N, H, W, C], T
+    const Tensor& offsets,  // [N, Ho, Wo, P*G*Kh*Kw], T or float32
+    const Attributes& attributes,
+    const Tensor& grad_x,        // out: as x, T or float32
+    const Tensor& grad_offsets,  // out: as offsets, its dtype or float32
+    const Execution& execution = {});
 
 // The gradients of <grad_x, gg_x> + <grad_offsets, gg_offsets> with respect to grad, x and offsets.
 // gg_x or gg_offsets may be absent (Tensor{}), meaning zero. Formula: docs/operators.md, "Second derivative".
-TAPFIELD_API void deformable_offsets_grad_grad(const Tensor& grad,        // [N, Ho*Kh, Wo*Kw, C], T
-                                               const Tensor& x,           // [N, H, W, C], T
-                                               const Tensor& offsets,     // [N, Ho, Wo, P*G*Kh*Kw], T or float32
-                                               const Tensor& gg_x,        // [N, H, W, C], T or float32; or absent
-                                               const Tensor& gg_offsets,  // as offsets, its dtype or float32; or absent
-                                               const Attributes& attributes,
-                                               const Tensor& grad_grad,     // out: as grad, T
-                                               const Tensor& grad_x,        // out: as x, T or float32
-                                               const Tensor& grad_offsets,  // out: as offsets, its dtype or float32
-                                               const Execution& execution = {});
+TAPFIELD_API void deformable_offsets_grad_grad(
+    const Tensor& grad,        // [N, Ho*Kh, Wo*Kw, C], T
+    const Tensor& x,           // [N, H, W, C], T
+    const Tensor& offsets,     // [N, Ho, Wo, P*G*Kh*Kw], T or float32
+    const Tensor& gg_x,        // [N, H, W, C], T or float32; or absent
+    const Tensor& gg_offsets,  // as offsets, its dtype or float32; or absent
+    const Attributes& attributes,
+    const Tensor& grad_grad,     // out: as grad, T
+    const Tensor& grad_x,        // out: as x, T or float32
+    const Tensor& grad_offsets,  // out: as offsets, its dtype or float32
+    const Execution& execution = {});
 
 // {Ho, Wo} of an input of size {H, W}. Throws as the operators do.
 TAPFIELD_API std::array<std::int64_t, 2> output_size(const Ints& size, const Attributes& attributes);
 
-// Bytes of scratch that the same call would use, for Execution::workspace (aligned to 64 bytes). Data pointers
-// are not read.
+// Bytes of scratch that the same call would use, for Execution::workspace (aligned to 64 bytes). Data
+// pointers are not read.
 TAPFIELD_API std::size_t workspace_size(const Tensor& x, const Tensor& offsets, const Attributes& attributes,
                                         const Tensor& y, const Execution& execution = {});
 TAPFIELD_API std::size_t workspace_size(const Tensor& grad, const Tensor& x, const Tensor& offsets,
-                                        const Attributes& attributes, const Tensor& grad_x, const Tensor& grad_offsets,
-                                        const Execution& execution = {});
-TAPFIELD_API std::size_t workspace_size(const Tensor& grad, const Tensor& x, const Tensor& offsets, const Tensor& gg_x,
-                                        const Tensor& gg_offsets, const Attributes& attributes,
-                                        const Tensor& grad_grad, const Tensor& grad_x, const Tensor& grad_offsets,
+                                        const Attributes& attributes, const Tensor& grad_x,
+                                        const Tensor& grad_offsets, const Execution& execution = {});
+TAPFIELD_API std::size_t workspace_size(const Tensor& grad, const Tensor& x, const Tensor& offsets,
+                                        const Tensor& gg_x, const Tensor& gg_offsets,
+                                        const Attributes& attributes, const Tensor& grad_grad,
+                                        const Tensor& grad_x, const Tensor& grad_offsets,
                                         const Execution& execution = {});
 
-// Threads of calls that do not say. Default: TAPFIELD_NUM_THREADS, else the CPUs this process may use (affinity,
-// cgroup quota). n >= 1; n beyond the cores really runs n.
+// Threads of calls that do not say. Default: TAPFIELD_NUM_THREADS, else the CPUs this process may use
+// (affinity, cgroup quota). n >= 1; n beyond the cores really runs n.
 TAPFIELD_API void set_num_threads(int n);
 TAPFIELD_API int get_num_threads();
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A counting sort of the live taps by bin. Chunks of output rows count their taps per bin; counts become places, chunk
-// after chunk; each chunk then deals out its taps in natural order.
+// A counting sort of the live taps by bin. Chunks of output rows count their taps per bin; counts become
+// places, chunk after chunk; each chunk then deals out its taps in natural order.
 #include "cpu/bins.h"
 
 #include <cstring>
@@ -12,7 +12,8 @@ namespace {
 
 // Records, keys and counts of one row of output pixels.
 template <class F>
-void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, std::int64_t image, std::uint32_t* counts) {
+void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, std::int64_t image,
+             std::uint32_t* counts) {
   const std::int64_t bins = scratch.grid.bins();
   // Rows of grad as they lie in memory, or packed.
   const std::int64_t w_stride = scratch.direct_grad ? p.grad.w : scratch.block;
@@ -25,7 +26,8 @@ void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, st
     locate(p, strip);
     std::int64_t tap = ((image * p.ho + strip.ho) * p.wo + strip.wo0) * p.lanes();
     for (std::int64_t i = 0; i < strip.count; ++i) {
-      const std::int64_t row = image * n_stride + strip.ho * p.kh * h_stride + (strip.wo0 + i) * p.kw * w_stride;
+      const std::int64_t row =
+          image * n_stride + strip.ho * p.kh * h_stride + (strip.wo0 + i) * p.kw * w_stride;
       std::int64_t at = i * strip.pitch;
       for (std::int64_t g = 0; g < p.groups; ++g) {
         const auto first_bin = static_cast<std::uint32_t>((image * p.groups + g) * bins);
@@ -35,7 +37,8 @@ void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, st
               scratch.keys[tap] = kNoBin;
               continue;
             }
-            const std::uint32_t key = first_bin + scratch.row_bins[strip.h0[at] + 1] + scratch.column_bins[strip.w0[at] + 1];
+            const std::uint32_t key =
+                first_bin + scratch.row_bins[strip.h0[at] + 1] + scratch.column_bins[strip.w0[at] + 1];
             scratch.keys[tap] = key;
             ++counts[key];
             Record<F>& record = scratch.records[tap];
@@ -50,10 +53,13 @@ void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, st
 }  // namespace
 
 template <class F>
-void sort_taps(const Problem& p, const Workers& workers, const BinScratch<F>& scratch, std::int64_t n0, std::int64_t count) {
+void sort_taps(const Problem& p, const Workers& workers, const BinScratch<F>& scratch, std::int64_t n0,
+               std::int64_t count) {
   const Grid& grid = scratch.grid;
-  for (std::int64_t r = 0; r < grid.rows; ++r) scratch.row_bins[r] = static_cast<std::uint32_t>(grid.row_bin(r));
-  for (std::int64_t c = 0; c < grid.columns; ++c) scratch.column_bins[c] = static_cast<std::uint32_t>(grid.column_bin(c));
+  for (std::int64_t r = 0; r < grid.rows; ++r)
+    scratch.row_bins[r] = static_cast<std::uint32_t>(grid.row_bin(r));
+  for (std::int64_t c = 0; c < grid.columns; ++c)
+    scratch.column_bins[c] = static_cast<std::uint32_t>(grid.column_bin(c));
   const std::int64_t bins = count * p.groups * grid.bins(), rows = count * p.ho, row_taps = p.wo * p.lanes();
   const std::int64_t chunks = std::min(scratch.chunks, rows);
 
@@ -82,11 +88,13 @@ void sort_taps(const Problem& p, const Workers& workers, const BinScratch<F>& sc
     std::uint32_t* places = scratch.counts + chunk * bins;
     const std::int64_t end = rows * (chunk + 1) / chunks * row_taps;
     for (std::int64_t tap = rows * chunk / chunks * row_taps; tap < end; ++tap)
-      if (scratch.keys[tap] != kNoBin) scratch.order[places[scratch.keys[tap]]++] = static_cast<std::uint32_t>(tap);
+      if (scratch.keys[tap] != kNoBin)
+        scratch.order[places[scratch.keys[tap]]++] = static_cast<std::uint32_t>(tap);
   });
 }
 
 template void sort_taps(const Problem&, const Workers&, const BinScratch<float>&, std::int64_t, std::int64_t);
-template void sort_taps(const Problem&, const Workers&, const BinScratch<double>&, std::int64_t, std::int64_t);
+template void sort_taps(const Problem&, const Workers&, const BinScratch<double>&, std::int64_t,
+                        std::int64_t);
 
 }  // namespace tapfield::cpu

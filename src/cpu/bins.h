@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The order in which grad_binned walks the map, and its scratch. A bin is a cell of one group; bins lie in the order
+// The order in which grad_binned walks the map, and its scratch. A bin is a cell of one group; bins lie in
+// the order
 //   (image, group) -> band of cell rows -> strip of cell columns -> cell row -> cell column
 // so that a strip of a band reuses x and grad from L2, and a band is an item of work.
 #pragma once
@@ -20,9 +21,9 @@ struct Record {
 
 // Cell (h0, w0), with h0 in [-1, H) and w0 in [-1, W), stands at row h0 + 1 and column w0 + 1 of the grid.
 struct Grid {
-  // A band's two edge rows go through memory once more (1/4 of x for 8 rows) and a band is an item of work: 8 rows
-  // are 13 items for a map 100 high. A strip's rows of x and grad_x should fit a part of L2: 16 columns of 128
-  // channels, 4 of 512.
+  // A band's two edge rows go through memory once more (1/4 of x for 8 rows) and a band is an item of work: 8
+  // rows are 13 items for a map 100 high. A strip's rows of x and grad_x should fit a part of L2: 16 columns
+  // of 128 channels, 4 of 512.
   static constexpr std::int64_t kBandRows = 8;
   static constexpr std::int64_t kStripChannels = 2048;
 
@@ -39,7 +40,9 @@ struct Grid {
   std::int64_t bins() const { return bands * band_bins(); }  // of one image and group
 
   // A bin's number is the sum of its row's and its column's.
-  std::int64_t row_bin(std::int64_t r) const { return r / band_rows * band_bins() + r % band_rows * strip_columns; }
+  std::int64_t row_bin(std::int64_t r) const {
+    return r / band_rows * band_bins() + r % band_rows * strip_columns;
+  }
   std::int64_t column_bin(std::int64_t c) const {
     return c / strip_columns * band_rows * strip_columns + c % strip_columns;
   }
@@ -53,30 +56,33 @@ struct BinScratch {
   static constexpr std::size_t kBatchBytes = 4 << 20;
 
   Grid grid;
-  std::int64_t images;    // worked on together
-  std::int64_t chunks;    // pieces of their rows that are sorted side by side; each counts its taps per bin
-  std::int64_t block;     // channels worked on together: all, or some of them where tensors must be packed
-  std::int64_t taps;      // of one image
+  std::int64_t images;  // worked on together
+  std::int64_t chunks;  // pieces of their rows that are sorted side by side; each counts its taps per bin
+  std::int64_t block;   // channels worked on together: all, or some of them where tensors must be packed
+  std::int64_t taps;    // of one image
   bool direct_grad, direct_x, direct_grad_x;
 
   std::uint32_t *row_bins, *column_bins;  // [rows], [columns]
-  Record<F>* records;     // [images * taps], natural order
-  std::uint32_t* keys;    // [images * taps]: bin, kNoBin
-  std::uint32_t* order;   // [images * taps]: live taps by bin, natural order within
-  F* dots;                // [images * taps][4], natural order
-  std::uint32_t* starts;  // [images * groups * bins + 1]: a bin's first place in `order`
-  std::uint32_t* counts;  // [chunks][images * groups * bins]
-  F *upper, *lower;       // [images][bands][w][block]: what a band adds to its first row; to the row below its last
-  char* zeros;            // [block] of T
-  char *packed_x, *packed_grad;  // [images][h][w][block], [images][ho * kh][wo * kw][block] of T; null if direct
-  F* sums;                // [images][h][w][block]; null if direct
+  Record<F>* records;                     // [images * taps], natural order
+  std::uint32_t* keys;                    // [images * taps]: bin, kNoBin
+  std::uint32_t* order;                   // [images * taps]: live taps by bin, natural order within
+  F* dots;                                // [images * taps][4], natural order
+  std::uint32_t* starts;                  // [images * groups * bins + 1]: a bin's first place in `order`
+  std::uint32_t* counts;                  // [chunks][images * groups * bins]
+  F *upper,
+      *lower;   // [images][bands][w][block]: what a band adds to its first row; to the row below its last
+  char* zeros;  // [block] of T
+  char *packed_x,
+      *packed_grad;         // [images][h][w][block], [images][ho * kh][wo * kw][block] of T; null if direct
+  F* sums;                  // [images][h][w][block]; null if direct
   std::uint16_t* narrowed;  // [slots][w * block]
-  Carver slots;           // where the slots' own scratch begins
+  Carver slots;             // where the slots' own scratch begins
 
   // Of one slot: a strip while sorting and finishing; state of the sweep.
   struct Slot {
     Strip<F> strip;
-    F* right;  // [band_rows][2][block]: what the last cell of a row adds to the pixels right of it, above and below
+    F* right;  // [band_rows][2][block]: what the last cell of a row adds to the pixels right of it, above and
+               // below
     F* below;  // [strip_columns][block]: what the cell row above adds to this one
     Slot(Carver& carver, const Problem& p, const BinScratch& s)
         : strip(carver, p, p.lanes()),
@@ -97,7 +103,8 @@ struct BinScratch {
     images = 1;
     Carver one;
     carve(one, p, 1);
-    images = std::clamp<std::int64_t>(static_cast<std::int64_t>(kBatchBytes / std::max<std::size_t>(one.used(), 1)), 1, p.n);
+    images = std::clamp<std::int64_t>(
+        static_cast<std::int64_t>(kBatchBytes / std::max<std::size_t>(one.used(), 1)), 1, p.n);
     carve(carver, p, slot_count);
     slots = carver;
     for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
@@ -114,17 +121,21 @@ struct BinScratch {
     keys = carver.take<std::uint32_t>(all), order = carver.take<std::uint32_t>(all);
     dots = carver.take<F>(4 * all + 64);  // finish reads up to a vector past the last
     starts = carver.take<std::uint32_t>(bins + 1), counts = carver.take<std::uint32_t>(chunks * bins);
-    upper = carver.take<F>(images * grid.bands * p.w * block), lower = carver.take<F>(images * grid.bands * p.w * block);
+    upper = carver.take<F>(images * grid.bands * p.w * block),
+    lower = carver.take<F>(images * grid.bands * p.w * block);
     zeros = carver.take<char>(block * size);
     packed_x = direct_x ? nullptr : carver.take<char>(images * p.h * p.w * block * size);
-    packed_grad = direct_grad ? nullptr : carver.take<char>(images * p.ho * p.kh * p.wo * p.kw * block * size);
+    packed_grad =
+        direct_grad ? nullptr : carver.take<char>(images * p.ho * p.kh * p.wo * p.kw * block * size);
     sums = direct_grad_x ? nullptr : carver.take<F>(images * p.h * p.w * block);
     narrowed = direct_grad_x ? nullptr : carver.take<std::uint16_t>(slot_count * p.w * block);
   }
 };
 
-// Fills in records, keys, order and starts for images [n0, n0 + count). Stable: the order depends on the input alone.
+// Fills in records, keys, order and starts for images [n0, n0 + count). Stable: the order depends on the
+// input alone.
 template <class F>
-void sort_taps(const Problem& p, const Workers& workers, const BinScratch<F>& scratch, std::int64_t n0, std::int64_t count);
+void sort_taps(const Problem& p, const Workers& workers, const BinScratch<F>& scratch, std::int64_t n0,
+               std::int64_t count);
 
 }  // namespace tapfield::cpu

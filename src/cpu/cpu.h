@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CPU backend's rows, as backends.cpp lists them. Each schedule's file says what it does, what it moves and why its
-// sums have one order.
+// The CPU backend's rows, as backends.cpp lists them. Each schedule's file says what it does, what it moves
+// and why its sums have one order.
 #pragma once
 
 #include "execution.h"

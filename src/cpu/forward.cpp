@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forward, row by row: every output row (n, ho) is one item; its pixels and taps go in order, and a tap's channels in
-// vectors: four loads, four multiply-adds, one store. Docs: docs/operators.md, "Forward".
+// Forward, row by row: every output row (n, ho) is one item; its pixels and taps go in order, and a tap's
+// channels in vectors: four loads, four multiply-adds, one store. Docs: docs/operators.md, "Forward".
 //
-// Moves: x, offsets and y once; x rows are read again from cache. Scratch: one strip a slot; where channels are not
-// adjacent, one packed image of x and a packed strip of y a slot. Deterministic: an output element is one sum of four
-// terms in one order, whoever computes it.
+// Moves: x, offsets and y once; x rows are read again from cache. Scratch: one strip a slot; where channels
+// are not adjacent, one packed image of x and a packed strip of y a slot. Deterministic: an output element is
+// one sum of four terms in one order, whoever computes it.
 #include <algorithm>
 #include <cstring>
 
@@ -26,13 +26,13 @@ constexpr std::int64_t kPackedStripBytes = 256 << 10;
 
 template <class F>
 struct ForwardScratch {
-  std::int64_t pixels;             // of a strip
-  std::int64_t block;              // channels that y is packed in at a time
-  char* zeros;                     // [c] of T
-  char* packed_x = nullptr;        // [h][w][c] of T, one image
-  char* packed_y = nullptr;        // [slots][kh][pixels * kw][block] of T
+  std::int64_t pixels;              // of a strip
+  std::int64_t block;               // channels that y is packed in at a time
+  char* zeros;                      // [c] of T
+  char* packed_x = nullptr;         // [h][w][c] of T, one image
+  char* packed_y = nullptr;         // [slots][kh][pixels * kw][block] of T
   std::int64_t packed_y_bytes = 0;  // a slot
-  Carver strips;                   // where the slots' strips begin
+  Carver strips;                    // where the slots' strips begin
 
   ForwardScratch(Carver carver, const Problem& p, int slots, std::size_t* used) : strips(carver) {
     const std::int64_t size = size_of(p.x.dtype);
@@ -60,8 +60,8 @@ HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
 template <bool kTail, class T, class D, class V>
-HWY_INLINE void BlendVector(D d, const CornerRows<const T>& x, std::int64_t c, V w00, V w01, V w10, V w11, T* y,
-                            std::size_t n) {
+HWY_INLINE void BlendVector(D d, const CornerRows<const T>& x, std::int64_t c, V w00, V w01, V w10, V w11,
+                            T* y, std::size_t n) {
   auto sum = hn::Mul(w00, LoadN<kTail>(d, x.p00 + c, n));
   sum = hn::MulAdd(w01, LoadN<kTail>(d, x.p01 + c, n), sum);
   sum = hn::MulAdd(w10, LoadN<kTail>(d, x.p10 + c, n), sum);
@@ -71,7 +71,8 @@ HWY_INLINE void BlendVector(D d, const CornerRows<const T>& x, std::int64_t c, V
 
 // y[0, channels) = the blend of one live tap's corner rows.
 template <class T, class F = Compute<T>>
-HWY_INLINE void BlendRow(const CornerRows<const T>& x, const F* weights, T* HWY_RESTRICT y, std::int64_t channels) {
+HWY_INLINE void BlendRow(const CornerRows<const T>& x, const F* weights, T* HWY_RESTRICT y,
+                         std::int64_t channels) {
   const hn::ScalableTag<F> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto w00 = hn::Set(d, weights[0]), w01 = hn::Set(d, weights[1]), w10 = hn::Set(d, weights[2]),
@@ -84,8 +85,8 @@ HWY_INLINE void BlendRow(const CornerRows<const T>& x, const F* weights, T* HWY_
 // All taps of a located strip, channels [c0, c1), to rows of y: tap (kh, kw) of pixel i at
 // y[kh * kh_stride + (i * Kw + kw) * w_stride + c - c0].
 template <class T, class F>
-void ForwardStrip(const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros, std::int64_t c0,
-                  std::int64_t c1, T* y, std::int64_t kh_stride, std::int64_t w_stride) {
+void ForwardStrip(const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros,
+                  std::int64_t c0, std::int64_t c1, T* y, std::int64_t kh_stride, std::int64_t w_stride) {
   const std::int64_t channels = p.group_channels();
   for (std::int64_t i = 0; i < s.count; ++i)
     for (std::int64_t g = c0 / channels; g * channels < c1; ++g) {
@@ -97,8 +98,8 @@ void ForwardStrip(const Problem& p, const Strip<F>& s, const Image<const T>& x, 
           if (s.h0[at] == kDead)
             std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(last - first) * sizeof(T));
           else
-            BlendRow<T>(CornerRows<const T>(x, p.h, p.w, s.h0[at], s.w0[at], first, zeros), s.weights + 4 * at, row,
-                        last - first);
+            BlendRow<T>(CornerRows<const T>(x, p.h, p.w, s.h0[at], s.w0[at], first, zeros),
+                        s.weights + 4 * at, row, last - first);
         }
     }
 }
@@ -115,7 +116,8 @@ void ForwardT(const Problem& p, const Workers& workers, void* workspace) {
     Strip<F> strip(carver, p, p.lanes());
     strip.n = n, strip.ho = ho, strip.lanes = p.lanes();
     const auto* packed = reinterpret_cast<const T*>(scratch.packed_x);
-    const Image<const T> x = packed ? Image<const T>{packed, p.w * p.c, p.c} : image_in_place<const T>(p.x, n);
+    const Image<const T> x =
+        packed ? Image<const T>{packed, p.w * p.c, p.c} : image_in_place<const T>(p.x, n);
     T* packed_y = reinterpret_cast<T*>(scratch.packed_y + slot * scratch.packed_y_bytes);
     for (strip.wo0 = 0; strip.wo0 < p.wo; strip.wo0 += scratch.pixels) {
       strip.count = std::min(scratch.pixels, p.wo - strip.wo0);
@@ -130,7 +132,8 @@ void ForwardT(const Problem& p, const Workers& workers, void* workspace) {
         const std::int64_t c1 = std::min(c0 + scratch.block, p.c), pitch = c1 - c0;
         ForwardStrip<T>(p, strip, x, zeros, c0, c1, packed_y, columns * pitch, pitch);
         for (std::int64_t kh = 0; kh < p.kh; ++kh)
-          unpack_row(p.y, n, ho * p.kh + kh, strip.wo0 * p.kw, columns, c0, c1, packed_y + kh * columns * pitch, pitch);
+          unpack_row(p.y, n, ho * p.kh + kh, strip.wo0 * p.kw, columns, c0, c1,
+                     packed_y + kh * columns * pitch, pitch);
       }
     }
   };
@@ -166,8 +169,10 @@ double forward_cost(const Problem&) { return 1; }
 
 std::size_t forward_workspace(const Problem& p, int slots) {
   std::size_t used = 0;
-  if (p.x.dtype == DType::float64) ForwardScratch<double>(Carver(), p, slots, &used);
-  else ForwardScratch<float>(Carver(), p, slots, &used);
+  if (p.x.dtype == DType::float64)
+    ForwardScratch<double>(Carver(), p, slots, &used);
+  else
+    ForwardScratch<float>(Carver(), p, slots, &used);
   return used;
 }
 

@@ -42,7 +42,8 @@ struct Position {
 // math.h's reaches, cell, complement and live. `base` holds each lane's integer position.
 template <class F>
 HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
-                              hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> base, std::int64_t size, bool closed) {
+                              hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> base, std::int64_t size,
+                              bool closed) {
   const hn::ScalableTag<F> d;
   const hn::Rebind<std::int32_t, decltype(d)> di;
   const auto floor = hn::Floor(offset);
@@ -56,7 +57,8 @@ HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
     const auto below = hn::Lt(cell, hn::Set(di, static_cast<std::int32_t>(size)));
     const auto after = hn::Gt(cell, hn::Set(di, -1));
     const auto at = hn::Eq(cell, hn::Set(di, -1));
-    const auto enters = closed ? hn::FirstN(di, hn::Lanes(di)) : hn::RebindMask(di, hn::Gt(fraction, hn::Zero(d)));
+    const auto enters =
+        closed ? hn::FirstN(di, hn::Lanes(di)) : hn::RebindMask(di, hn::Gt(fraction, hn::Zero(d)));
     const auto live = hn::And(hn::RebindMask(di, reach), hn::And(below, hn::Or(after, hn::And(at, enters))));
     return {cell, fraction, complement, hn::RebindMask(d, live)};
   } else {
@@ -101,10 +103,13 @@ void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& off
     for (std::int64_t i = 0; i < s.count; ++i, base_w = hn::Add(base_w, step_w)) {
       const std::int64_t from = i * offsets.pitch + l, to = i * s.pitch + l;
       const bool tail = s.lanes - l < lanes;
-      const auto o_w = tail ? LoadFirst(d, offsets.plane[0] + from, rest) : hn::LoadU(d, offsets.plane[0] + from);
-      const auto o_h = tail ? LoadFirst(d, offsets.plane[1] + from, rest) : hn::LoadU(d, offsets.plane[1] + from);
+      const auto o_w =
+          tail ? LoadFirst(d, offsets.plane[0] + from, rest) : hn::LoadU(d, offsets.plane[0] + from);
+      const auto o_h =
+          tail ? LoadFirst(d, offsets.plane[1] + from, rest) : hn::LoadU(d, offsets.plane[1] + from);
       auto m = hn::Set(d, F{1});
-      if (p.modulated) m = tail ? LoadFirst(d, offsets.plane[2] + from, rest) : hn::LoadU(d, offsets.plane[2] + from);
+      if (p.modulated)
+        m = tail ? LoadFirst(d, offsets.plane[2] + from, rest) : hn::LoadU(d, offsets.plane[2] + from);
       const auto h = Locate<F>(o_h, base_h, p.h, p.closed), w = Locate<F>(o_w, base_w, p.w, p.closed);
       auto live = hn::And(h.live, w.live);
       if (tail) live = hn::And(live, hn::FirstN(d, rest));
@@ -119,7 +124,8 @@ void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& off
       hn::Store(lw, d, s.lw + to);
       hn::Store(m, d, s.m + to);
       const auto mhh = hn::Mul(m, hh), mlh = hn::Mul(m, lh);
-      hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d, s.weights + 4 * to);
+      hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d,
+                            s.weights + 4 * to);
     }
   }
 }
@@ -129,15 +135,18 @@ HWY_INLINE hn::Mask<hn::ScalableTag<F>> IsLive(const std::int32_t* h0) {
   const hn::ScalableTag<F> d;
   const hn::Rebind<std::int32_t, decltype(d)> di;
   const auto cell = hn::Load(di, h0);
-  if constexpr (sizeof(F) == 4) return hn::RebindMask(d, hn::Ne(cell, hn::Set(di, kDead)));
-  else return hn::Ne(hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(kDead)));
+  if constexpr (sizeof(F) == 4)
+    return hn::RebindMask(d, hn::Ne(cell, hn::Set(di, kDead)));
+  else
+    return hn::Ne(hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(kDead)));
 }
 
 // gg_offsets of some taps: (a, b, e) along W, along H, mask; 0 where dead and where there is no such plane.
 template <class F>
 struct Cotangents {
   hn::Vec<hn::ScalableTag<F>> a, b, e;
-  HWY_INLINE Cotangents(const Problem& p, const Planes<const F>& gg, std::int64_t at, hn::Mask<hn::ScalableTag<F>> live) {
+  HWY_INLINE Cotangents(const Problem& p, const Planes<const F>& gg, std::int64_t at,
+                        hn::Mask<hn::ScalableTag<F>> live) {
     const hn::ScalableTag<F> d;
     a = hn::IfThenElseZero(live, hn::LoadU(d, gg.plane[0] + at));
     b = hn::IfThenElseZero(live, hn::LoadU(d, gg.plane[1] + at));
@@ -174,8 +183,8 @@ struct Corners {
   hn::Vec<hn::ScalableTag<F>> v00, v01, v10, v11;
 };
 
-// Dots of dead taps were never written: whatever lies there is not computed with (denormals alone would cost ten times
-// the whole pass). stride: F from tap to tap, 4 or 8.
+// Dots of dead taps were never written: whatever lies there is not computed with (denormals alone would cost
+// ten times the whole pass). stride: F from tap to tap, 4 or 8.
 template <class F>
 HWY_INLINE Corners<F> LoadCorners(const F* dots, std::int64_t stride, hn::Mask<hn::ScalableTag<F>> live) {
   const hn::ScalableTag<F> d;
@@ -200,7 +209,8 @@ struct Blends {
 
 template <class F, class V = hn::Vec<hn::ScalableTag<F>>>
 HWY_INLINE Blends<F> Blend(const Corners<F>& c, V hh, V lh, V hw, V lw) {
-  const auto top = hn::MulAdd(hw, c.v00, hn::Mul(lw, c.v01)), bottom = hn::MulAdd(hw, c.v10, hn::Mul(lw, c.v11));
+  const auto top = hn::MulAdd(hw, c.v00, hn::Mul(lw, c.v01)),
+             bottom = hn::MulAdd(hw, c.v10, hn::Mul(lw, c.v11));
   const auto right = hn::Sub(c.v01, c.v00), right_below = hn::Sub(c.v11, c.v10);
   const auto down = hn::Sub(c.v10, c.v00), down_right = hn::Sub(c.v11, c.v01);
   return {hn::MulAdd(hh, top, hn::Mul(lh, bottom)), hn::MulAdd(hh, right, hn::Mul(lh, right_below)),
@@ -208,8 +218,8 @@ HWY_INLINE Blends<F> Blend(const Corners<F>& c, V hh, V lh, V hw, V lw) {
 }
 
 template <class F>
-void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg, const F* dots, std::int64_t dots_pitch,
-                 const Planes<F>& out) {
+void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg, const F* dots,
+                 std::int64_t dots_pitch, const Planes<F>& out) {
   const hn::ScalableTag<F> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const bool second = p.pass == Pass::grad_grad;
@@ -236,20 +246,34 @@ void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg,
       const hn::Vec<decltype(d)> results[3] = {grad_w, grad_h, grad_m};
       for (std::int64_t q = 0; q < p.planes(); ++q) {
         const auto r = hn::IfThenElseZero(live, results[q]);
-        if (s.lanes - l >= lanes) hn::StoreU(r, d, out.plane[q] + to);
-        else StoreFirst(r, d, out.plane[q] + to, static_cast<std::size_t>(s.lanes - l));
+        if (s.lanes - l >= lanes)
+          hn::StoreU(r, d, out.plane[q] + to);
+        else
+          StoreFirst(r, d, out.plane[q] + to, static_cast<std::size_t>(s.lanes - l));
       }
     }
 }
 
-void LocateF32(const Problem& p, const Strip<float>& s, const Planes<const float>& o) { LocateStrip(p, s, o); }
-void LocateF64(const Problem& p, const Strip<double>& s, const Planes<const double>& o) { LocateStrip(p, s, o); }
-void SecondF32(const Problem& p, const Strip<float>& s, const Planes<const float>& gg) { SecondStrip(p, s, gg); }
-void SecondF64(const Problem& p, const Strip<double>& s, const Planes<const double>& gg) { SecondStrip(p, s, gg); }
+void LocateF32(const Problem& p, const Strip<float>& s, const Planes<const float>& o) {
+  LocateStrip(p, s, o);
+}
+void LocateF64(const Problem& p, const Strip<double>& s, const Planes<const double>& o) {
+  LocateStrip(p, s, o);
+}
+void SecondF32(const Problem& p, const Strip<float>& s, const Planes<const float>& gg) {
+  SecondStrip(p, s, gg);
+}
+void SecondF64(const Problem& p, const Strip<double>& s, const Planes<const double>& gg) {
+  SecondStrip(p, s, gg);
+}
 void FinishF32(const Problem& p, const Strip<float>& s, const Planes<const float>& gg, const float* dots,
-               std::int64_t pitch, const Planes<float>& out) { FinishStrip(p, s, gg, dots, pitch, out); }
+               std::int64_t pitch, const Planes<float>& out) {
+  FinishStrip(p, s, gg, dots, pitch, out);
+}
 void FinishF64(const Problem& p, const Strip<double>& s, const Planes<const double>& gg, const double* dots,
-               std::int64_t pitch, const Planes<double>& out) { FinishStrip(p, s, gg, dots, pitch, out); }
+               std::int64_t pitch, const Planes<double>& out) {
+  FinishStrip(p, s, gg, dots, pitch, out);
+}
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -276,14 +300,18 @@ Planes<F> in_place(const Problem& p, const View& view, const Strip<F>& s) {
 
 // The planes of a strip, in `room` if they must be converted or their lanes brought together.
 template <class F>
-Planes<const F> read_planes(const Problem& p, const View& view, const Strip<F>& s, F* const room[3], bool whole_vectors) {
+Planes<const F> read_planes(const Problem& p, const View& view, const Strip<F>& s, F* const room[3],
+                            bool whole_vectors) {
   Planes<F> r{{room[0], room[1], room[2]}, s.pitch};
-  if (plain<F>(view) && !whole_vectors) r = in_place(p, view, s);
+  if (plain<F>(view) && !whole_vectors)
+    r = in_place(p, view, s);
   else
     for (std::int64_t q = 0; q < p.planes(); ++q) {
       const std::int64_t c0 = q * p.lanes() + s.lane0;
-      if (view.data) load_row(view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch, s.buffer);
-      else std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
+      if (view.data)
+        load_row(view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch, s.buffer);
+      else
+        std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
     }
   return {{r.plane[0], r.plane[1], r.plane[2]}, r.pitch};
 }
@@ -316,21 +344,28 @@ Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room) {
 template <class F>
 void locate(const Problem& p, Strip<F>& s) {
   const auto offsets = read_planes(p, p.offsets, s, s.planes, false);
-  if constexpr (sizeof(F) == 4) HWY_DYNAMIC_DISPATCH(LocateF32)(p, s, offsets);
-  else HWY_DYNAMIC_DISPATCH(LocateF64)(p, s, offsets);
+  if constexpr (sizeof(F) == 4)
+    HWY_DYNAMIC_DISPATCH(LocateF32)(p, s, offsets);
+  else
+    HWY_DYNAMIC_DISPATCH(LocateF64)(p, s, offsets);
   if (!s.second) return;
   const auto gg = read_planes(p, p.gg_offsets, s, s.gg, true);
-  if constexpr (sizeof(F) == 4) HWY_DYNAMIC_DISPATCH(SecondF32)(p, s, gg);
-  else HWY_DYNAMIC_DISPATCH(SecondF64)(p, s, gg);
+  if constexpr (sizeof(F) == 4)
+    HWY_DYNAMIC_DISPATCH(SecondF32)(p, s, gg);
+  else
+    HWY_DYNAMIC_DISPATCH(SecondF64)(p, s, gg);
 }
 
 template <class F>
 void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitch) {
   const Planes<const F> gg{{s.gg[0], s.gg[1], s.gg[2]}, s.pitch};
   const bool direct = plain<F>(p.grad_offsets);
-  const Planes<F> out = direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
-  if constexpr (sizeof(F) == 4) HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_pitch, out);
-  else HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_pitch, out);
+  const Planes<F> out =
+      direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
+  if constexpr (sizeof(F) == 4)
+    HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_pitch, out);
+  else
+    HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_pitch, out);
   if (direct) return;
   for (std::int64_t q = 0; q < p.planes(); ++q) {
     const std::int64_t c0 = q * p.lanes() + s.lane0;

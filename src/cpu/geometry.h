@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scalar part of every schedule, vectorised over the taps of an output pixel: offsets to cells, fractions and
-// weights, and dot products to grad_offsets. It works on strips: some output pixels of one row, some lanes (whole
-// groups of taps). Bit for bit math.h, which tests hold it to.
+// The scalar part of every schedule, vectorised over the taps of an output pixel: offsets to cells, fractions
+// and weights, and dot products to grad_offsets. It works on strips: some output pixels of one row, some
+// lanes (whole groups of taps). Bit for bit math.h, which tests hold it to.
 #pragma once
 
 #include <limits>
@@ -10,9 +10,6 @@
 #include "problem.h"
 
 namespace tapfield::cpu {
-
-
-
 
 constexpr std::int32_t kDead = std::numeric_limits<std::int32_t>::min();
 
@@ -30,17 +27,18 @@ struct Strip {
   std::int64_t lane0 = 0, lanes = 0;               // lanes [lane0, lane0 + lanes), whole groups
 
   std::int64_t pitch;
-  std::int32_t *h0, *w0;   // cell; h0 = kDead where the tap is dead
-  F *hh, *lh, *hw, *lw;    // fractions and their complements; 0 where dead
-  F* m;                    // mask, 1 if not modulated; 0 where dead
-  F* weights;              // [..][4]: m b00, m b01, m b10, m b11
-  F* second;               // [..][4]: second_weight of the corners 00, 01, 10, 11; null but in grad_grad
-  F* planes[3];            // offsets, then grad_offsets, where the tensor's own memory cannot serve
-  F* gg[3];                // gg_offsets; null but in grad_grad
-  void* buffer;            // of 16-bit elements on their way
+  std::int32_t *h0, *w0;  // cell; h0 = kDead where the tap is dead
+  F *hh, *lh, *hw, *lw;   // fractions and their complements; 0 where dead
+  F* m;                   // mask, 1 if not modulated; 0 where dead
+  F* weights;             // [..][4]: m b00, m b01, m b10, m b11
+  F* second;              // [..][4]: second_weight of the corners 00, 01, 10, 11; null but in grad_grad
+  F* planes[3];           // offsets, then grad_offsets, where the tensor's own memory cannot serve
+  F* gg[3];               // gg_offsets; null but in grad_grad
+  void* buffer;           // of 16-bit elements on their way
 };
 
-// Reads offsets; fills in h0, w0, lh, lw, m and weights, and second (from gg_offsets, absent = 0) where there is room.
+// Reads offsets; fills in h0, w0, lh, lw, m and weights, and second (from gg_offsets, absent = 0) where there
+// is room.
 template <class F>
 void locate(const Problem& p, Strip<F>& strip);
 

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Second derivative, row by row. Image by image, and where tensors must be packed a block of channels at a time:
-//   1. rows of output pixels: each tap's row of grad_grad, and its eight dots (grad with v = x and with u = gg_x);
-//   2. pieces of channels: each tap's scaled grad added to its four corner rows of grad_x, taps in natural order;
+// Second derivative, row by row. Image by image, and where tensors must be packed a block of channels at a
+// time:
+//   1. rows of output pixels: each tap's row of grad_grad, and its eight dots (grad with v = x and with u =
+//   gg_x);
+//   2. pieces of channels: each tap's scaled grad added to its four corner rows of grad_x, taps in natural
+//   order;
 //   3. rows of output pixels: grad_offsets from the dots.
 // Docs: docs/operators.md, "Second derivative".
 //
-// Scratch: eight dots a tap; gg_x in the type computed in, if it is another; where grad_x cannot be summed into, an
-// image of sums; packed tensors. Deterministic: an element of grad_x is summed in natural order whichever piece has its
-// channel; dots add up in block order.
+// Scratch: eight dots a tap; gg_x in the type computed in, if it is another; where grad_x cannot be summed
+// into, an image of sums; packed tensors. Deterministic: an element of grad_x is summed in natural order
+// whichever piece has its channel; dots add up in block order.
 #include <algorithm>
 #include <cstring>
 
@@ -24,26 +27,26 @@
 #define TAPFIELD_CPU_GRAD_GRAD_ONCE_
 namespace tapfield::cpu {
 
-constexpr std::int64_t kPieceChannels = 16;  // a line of float32: two pieces never write to one
+constexpr std::int64_t kPieceChannels = 16;      // a line of float32: two pieces never write to one
 constexpr std::int64_t kStripBytes = 256 << 10;  // a packed strip of grad stays in L2
 
 template <class F>
 struct SecondScratch {
-  std::int64_t block;      // channels worked on together
-  std::int64_t pixels;     // of a strip
-  char* zeros;             // [block] of F, or of T
-  F* dots;                 // [taps of an image][8]
-  char* x = nullptr;       // [h][w][block] of T; null: in place
-  F* u = nullptr;          // [h][w][block]; null: gg_x in place, or absent
-  F* sums = nullptr;       // [h][w][block]; null: grad_x in place
-  std::uint16_t* rows;     // [slots][w * block], rows on their way from or to 16 bits
+  std::int64_t block;   // channels worked on together
+  std::int64_t pixels;  // of a strip
+  char* zeros;          // [block] of F, or of T
+  F* dots;              // [taps of an image][8]
+  char* x = nullptr;    // [h][w][block] of T; null: in place
+  F* u = nullptr;       // [h][w][block]; null: gg_x in place, or absent
+  F* sums = nullptr;    // [h][w][block]; null: grad_x in place
+  std::uint16_t* rows;  // [slots][w * block], rows on their way from or to 16 bits
   bool pack_grad, pack_grad_grad;
   std::int64_t strip_bytes = 0;  // of packed grad or grad_grad
   Carver slots;
 
   struct Slot {
     Strip<F> strip;
-    F* outside;             // [block], written for corners outside
+    F* outside;              // [block], written for corners outside
     char *grad, *grad_grad;  // [kh][pixels * kw][block] of T, if packed
     Slot(Carver& carver, const Problem& p, const SecondScratch& s)
         : strip(carver, p, p.lanes()),
@@ -60,8 +63,8 @@ struct SecondScratch {
   SecondScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used) : slots(carver) {
     const std::int64_t size = size_of(p.x.dtype);
     pack_grad = !p.grad.adjacent(), pack_grad_grad = !p.grad_grad.adjacent();
-    const bool adjacent = p.x.adjacent() && p.grad_x.adjacent() && (!p.gg_x.data || p.gg_x.adjacent()) && !pack_grad &&
-                          !pack_grad_grad;
+    const bool adjacent = p.x.adjacent() && p.grad_x.adjacent() && (!p.gg_x.data || p.gg_x.adjacent()) &&
+                          !pack_grad && !pack_grad_grad;
     block = adjacent ? p.c : channel_block(p.c);
     pixels = std::min(Strip<F>::pixels(p.lanes()), p.wo);
     if (pack_grad || pack_grad_grad) {
@@ -70,12 +73,14 @@ struct SecondScratch {
       strip_bytes = pixels * pixel_bytes;
     }
     zeros = carver.take<char>(block * static_cast<std::int64_t>(sizeof(F)));
-    dots = carver.take<F>(8 * p.ho * p.wo * p.lanes() + 128);  // finish reads up to a vector of taps past the last
+    dots = carver.take<F>(8 * p.ho * p.wo * p.lanes() +
+                          128);  // finish reads up to a vector of taps past the last
     if (!p.x.adjacent()) x = carver.take<char>(p.h * p.w * block * size);
     const bool load_u = p.gg_x.data && !plain<F>(p.gg_x), store_sums = !plain<F>(p.grad_x);
     if (load_u) u = carver.take<F>(p.h * p.w * block);
     if (store_sums) sums = carver.take<F>(p.h * p.w * block);
-    rows = carver.take<std::uint16_t>(load_u || store_sums ? slot_count * p.w * block : 0);  // not `u`: null when measured
+    rows = carver.take<std::uint16_t>(load_u || store_sums ? slot_count * p.w * block
+                                                           : 0);  // not `u`: null when measured
     slots = carver;
     for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
     if (used) *used = carver.used();
@@ -95,10 +100,10 @@ HWY_INLINE void SecondVector(D d, const CornerRows<const T>& x, const CornerRows
                              T* grad_grad, std::int64_t c, const V (&wv)[4], const V (&wu)[4], V (&dots)[8],
                              std::size_t n) {
   const auto g = LoadN<kTail>(d, grad + c, n);
-  const V v_ab[4] = {LoadN<kTail>(d, x.p00 + c, n), LoadN<kTail>(d, x.p01 + c, n), LoadN<kTail>(d, x.p10 + c, n),
-                     LoadN<kTail>(d, x.p11 + c, n)};
-  const V u_ab[4] = {LoadN<kTail>(d, u.p00 + c, n), LoadN<kTail>(d, u.p01 + c, n), LoadN<kTail>(d, u.p10 + c, n),
-                     LoadN<kTail>(d, u.p11 + c, n)};
+  const V v_ab[4] = {LoadN<kTail>(d, x.p00 + c, n), LoadN<kTail>(d, x.p01 + c, n),
+                     LoadN<kTail>(d, x.p10 + c, n), LoadN<kTail>(d, x.p11 + c, n)};
+  const V u_ab[4] = {LoadN<kTail>(d, u.p00 + c, n), LoadN<kTail>(d, u.p01 + c, n),
+                     LoadN<kTail>(d, u.p10 + c, n), LoadN<kTail>(d, u.p11 + c, n)};
   V sum = hn::Mul(wv[0], v_ab[0]);
   for (int k = 1; k < 4; ++k) sum = hn::MulAdd(wv[k], v_ab[k], sum);
   for (int k = 0; k < 4; ++k) sum = hn::MulAdd(wu[k], u_ab[k], sum);
@@ -108,8 +113,9 @@ HWY_INLINE void SecondVector(D d, const CornerRows<const T>& x, const CornerRows
 }
 
 template <class T, class F = Compute<T>>
-HWY_INLINE void SecondRow(const CornerRows<const T>& x, const CornerRows<const F>& u, const T* grad, T* grad_grad,
-                          std::int64_t channels, const F* second, const F* weights, F (&out)[8]) {
+HWY_INLINE void SecondRow(const CornerRows<const T>& x, const CornerRows<const F>& u, const T* grad,
+                          T* grad_grad, std::int64_t channels, const F* second, const F* weights,
+                          F (&out)[8]) {
   const hn::ScalableTag<F> d;
   using V = hn::Vec<decltype(d)>;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -127,7 +133,8 @@ HWY_INLINE void SecondRow(const CornerRows<const T>& x, const CornerRows<const F
 // ------ Phase 2: a tap's scaled grad, added to its corner rows
 
 template <bool kTail, class T, class D, class V, class F = hn::TFromD<D>>
-HWY_INLINE void ScatterVector(D d, const CornerRows<F>& sums, const T* grad, std::int64_t c, const V (&w)[4], std::size_t n) {
+HWY_INLINE void ScatterVector(D d, const CornerRows<F>& sums, const T* grad, std::int64_t c, const V (&w)[4],
+                              std::size_t n) {
   const auto g = LoadN<kTail>(d, grad + c, n);
   StoreN<kTail>(hn::MulAdd(w[0], g, LoadN<kTail>(d, sums.p00 + c, n)), d, sums.p00 + c, n);
   StoreN<kTail>(hn::MulAdd(w[1], g, LoadN<kTail>(d, sums.p01 + c, n)), d, sums.p01 + c, n);
@@ -158,7 +165,8 @@ struct Second {
   Image<const F> u;
   Image<F> sums;
 
-  // Rows of grad or grad_grad of a strip: tap (kh, kw) of pixel i at data[kh * kh_stride + (i * Kw + kw) * w_stride].
+  // Rows of grad or grad_grad of a strip: tap (kh, kw) of pixel i at data[kh * kh_stride + (i * Kw + kw) *
+  // w_stride].
   struct StripRows {
     T* data;
     std::int64_t kh_stride, w_stride;
@@ -180,13 +188,14 @@ struct Second {
       const StripRows grad = rows_of(p.grad, s, scratch.pack_grad ? slot.grad : nullptr);
       if (scratch.pack_grad)
         for (std::int64_t kh = 0; kh < p.kh; ++kh)
-          pack_row(p.grad, n, ho * p.kh + kh, s.wo0 * p.kw, s.count * p.kw, c0, c1, grad.data + kh * grad.kh_stride, grad.w_stride);
+          pack_row(p.grad, n, ho * p.kh + kh, s.wo0 * p.kw, s.count * p.kw, c0, c1,
+                   grad.data + kh * grad.kh_stride, grad.w_stride);
       visit(s, grad);
     }
   }
 
-  // Calls visit(at, kh, column, first, last) for the taps of a strip that have channels in [from, to): `at` the tap in
-  // the strip, column = i * Kw + kw, [first, last) its group's channels among those.
+  // Calls visit(at, kh, column, first, last) for the taps of a strip that have channels in [from, to): `at`
+  // the tap in the strip, column = i * Kw + kw, [first, last) its group's channels among those.
   template <class Visit>
   void for_each_tap(const Strip<F>& s, std::int64_t from, std::int64_t to, const Visit& visit) const {
     const std::int64_t channels = p.group_channels();
@@ -206,26 +215,31 @@ struct Second {
     const auto* u_zeros = reinterpret_cast<const F*>(scratch.zeros);
     for_each_strip(slot, ho, [&](const Strip<F>& s, const StripRows& grad) {
       const StripRows out = rows_of(p.grad_grad, s, scratch.pack_grad_grad ? slot.grad_grad : nullptr);
-      for_each_tap(s, c0, c1, [&](std::int64_t at, std::int64_t kh, std::int64_t column, std::int64_t first, std::int64_t last) HWY_ATTR {
-        T* row = out.data + kh * out.kh_stride + column * out.w_stride + first - c0;
-        if (s.h0[at] == kDead) {
-          std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(last - first) * sizeof(T));
-          return;
-        }
-        const CornerRows<const T> v_rows(x, p.h, p.w, s.h0[at], s.w0[at], first - c0, x_zeros);
-        const CornerRows<const F> u_rows =
-            p.gg_x.data ? CornerRows<const F>(u, p.h, p.w, s.h0[at], s.w0[at], first - c0, u_zeros)
-                        : CornerRows<const F>(u_zeros);
-        F sums8[8];
-        SecondRow<T>(v_rows, u_rows, grad.data + kh * grad.kh_stride + column * grad.w_stride + first - c0, row,
-                     last - first, s.second + 4 * at, s.weights + 4 * at, sums8);
-        const std::int64_t pixel = ho * p.wo + s.wo0 + at / s.pitch;
-        F* dots = scratch.dots + 8 * (pixel * p.lanes() + at % s.pitch);
-        const bool begins = first % p.group_channels() == 0;
-        for (int k = 0; k < 8; ++k) dots[k] = begins ? sums8[k] : dots[k] + sums8[k];
-      });
+      for_each_tap(
+          s, c0, c1,
+          [&](std::int64_t at, std::int64_t kh, std::int64_t column, std::int64_t first, std::int64_t last)
+              HWY_ATTR {
+                T* row = out.data + kh * out.kh_stride + column * out.w_stride + first - c0;
+                if (s.h0[at] == kDead) {
+                  std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(last - first) * sizeof(T));
+                  return;
+                }
+                const CornerRows<const T> v_rows(x, p.h, p.w, s.h0[at], s.w0[at], first - c0, x_zeros);
+                const CornerRows<const F> u_rows =
+                    p.gg_x.data ? CornerRows<const F>(u, p.h, p.w, s.h0[at], s.w0[at], first - c0, u_zeros)
+                                : CornerRows<const F>(u_zeros);
+                F sums8[8];
+                SecondRow<T>(v_rows, u_rows,
+                             grad.data + kh * grad.kh_stride + column * grad.w_stride + first - c0, row,
+                             last - first, s.second + 4 * at, s.weights + 4 * at, sums8);
+                const std::int64_t pixel = ho * p.wo + s.wo0 + at / s.pitch;
+                F* dots = scratch.dots + 8 * (pixel * p.lanes() + at % s.pitch);
+                const bool begins = first % p.group_channels() == 0;
+                for (int k = 0; k < 8; ++k) dots[k] = begins ? sums8[k] : dots[k] + sums8[k];
+              });
       for (std::int64_t kh = 0; scratch.pack_grad_grad && kh < p.kh; ++kh)
-        unpack_row(p.grad_grad, n, ho * p.kh + kh, s.wo0 * p.kw, s.count * p.kw, c0, c1, out.data + kh * out.kh_stride, out.w_stride);
+        unpack_row(p.grad_grad, n, ho * p.kh + kh, s.wo0 * p.kw, s.count * p.kw, c0, c1,
+                   out.data + kh * out.kh_stride, out.w_stride);
     });
   }
 
@@ -239,12 +253,15 @@ struct Second {
       for (std::int64_t w = 0; w < p.w; ++w) std::fill_n(sums.at(h, w) + from - c0, to - from, F{0});
     for (std::int64_t ho = 0; ho < p.ho; ++ho)
       for_each_strip(slot, ho, [&](const Strip<F>& s, const StripRows& grad) {
-        for_each_tap(s, from, to, [&](std::int64_t at, std::int64_t kh, std::int64_t column, std::int64_t first, std::int64_t last) HWY_ATTR {
-          if (s.h0[at] == kDead) return;
-          ScatterRow<T>(CornerRows<F>(sums, p.h, p.w, s.h0[at], s.w0[at], first - c0, slot.outside),
-                        grad.data + kh * grad.kh_stride + column * grad.w_stride + first - c0, last - first,
-                        s.second + 4 * at);
-        });
+        for_each_tap(
+            s, from, to,
+            [&](std::int64_t at, std::int64_t kh, std::int64_t column, std::int64_t first, std::int64_t last)
+                HWY_ATTR {
+                  if (s.h0[at] == kDead) return;
+                  ScatterRow<T>(CornerRows<F>(sums, p.h, p.w, s.h0[at], s.w0[at], first - c0, slot.outside),
+                                grad.data + kh * grad.kh_stride + column * grad.w_stride + first - c0,
+                                last - first, s.second + 4 * at);
+                });
       });
   }
 };
@@ -258,8 +275,15 @@ void GradGradT(const Problem& p, const Workers& workers, void* workspace) {
       const std::int64_t c1 = std::min(c0 + scratch.block, p.c), pitch = c1 - c0;
       if (scratch.x) pack_image(workers, p.x, n, p.h, p.w, c0, c1, scratch.x, pitch);
       if (scratch.u) load_image(workers, p.gg_x, n, p.h, p.w, c0, c1, scratch.u, pitch, scratch.rows);
-      Second<T, F> second{p, workers, scratch, n, c0, c1, {reinterpret_cast<const T*>(scratch.x), p.w * pitch, pitch},
-                          {scratch.u, p.w * pitch, pitch}, {scratch.sums, p.w * pitch, pitch}};
+      Second<T, F> second{p,
+                          workers,
+                          scratch,
+                          n,
+                          c0,
+                          c1,
+                          {reinterpret_cast<const T*>(scratch.x), p.w * pitch, pitch},
+                          {scratch.u, p.w * pitch, pitch},
+                          {scratch.sums, p.w * pitch, pitch}};
       if (!scratch.x) second.x = image_in_place<const T>(p.x, n), second.x.data += c0;
       if (!scratch.u && p.gg_x.data) second.u = image_in_place<const F>(p.gg_x, n), second.u.data += c0;
       if (!scratch.sums) second.sums = image_in_place<F>(p.grad_x, n), second.sums.data += c0;
@@ -268,10 +292,12 @@ void GradGradT(const Problem& p, const Workers& workers, void* workspace) {
       const std::int64_t lines = (pitch + kPieceChannels - 1) / kPieceChannels;
       const std::int64_t pieces = std::min<std::int64_t>(lines, workers.slots());
       workers.run(pieces, [&](std::int64_t piece, int slot) {
-        const std::int64_t from = lines * piece / pieces * kPieceChannels, to = lines * (piece + 1) / pieces * kPieceChannels;
+        const std::int64_t from = lines * piece / pieces * kPieceChannels,
+                           to = lines * (piece + 1) / pieces * kPieceChannels;
         second.Piece(c0 + from, std::min(c0 + to, c1), slot);
       });
-      if (scratch.sums) store_image(workers, p.grad_x, n, p.h, p.w, c0, c1, scratch.sums, pitch, scratch.rows);
+      if (scratch.sums)
+        store_image(workers, p.grad_x, n, p.h, p.w, c0, c1, scratch.sums, pitch, scratch.rows);
     }
     workers.run(p.ho, [&](std::int64_t ho, int slot_index) {
       auto slot = scratch.slot(p, slot_index);
@@ -307,8 +333,10 @@ double grad_grad_cost(const Problem&) { return 1; }
 
 std::size_t grad_grad_workspace(const Problem& p, int slots) {
   std::size_t used = 0;
-  if (p.x.dtype == DType::float64) SecondScratch<double>(Carver(), p, slots, &used);
-  else SecondScratch<float>(Carver(), p, slots, &used);
+  if (p.x.dtype == DType::float64)
+    SecondScratch<double>(Carver(), p, slots, &used);
+  else
+    SecondScratch<float>(Carver(), p, slots, &used);
   return used;
 }
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradient, tap by tap in natural order: for few channels a group, where sorting costs more than it saves. An item is
-// some groups of one image. It goes over the output row by row, pixel by pixel; each tap adds its scaled grad to the
-// four corner rows of grad_x and leaves four dots, from which its pixel strip's grad_offsets are written at once.
-// Docs: docs/operators.md, "Gradient".
+// Gradient, tap by tap in natural order: for few channels a group, where sorting costs more than it saves. An
+// item is some groups of one image. It goes over the output row by row, pixel by pixel; each tap adds its
+// scaled grad to the four corner rows of grad_x and leaves four dots, from which its pixel strip's
+// grad_offsets are written at once. Docs: docs/operators.md, "Gradient".
 //
-// Moves: grad, x and offsets once, grad_x rows from cache. Scratch: a strip a slot; where grad_x cannot be summed into
-// (16 bits, channels not adjacent) one image of sums. Deterministic: an element of grad_x belongs to one group, whose
-// taps go in natural order whichever item has them.
+// Moves: grad, x and offsets once, grad_x rows from cache. Scratch: a strip a slot; where grad_x cannot be
+// summed into (16 bits, channels not adjacent) one image of sums. Deterministic: an element of grad_x belongs
+// to one group, whose taps go in natural order whichever item has them.
 #include <algorithm>
 #include <cstring>
 
@@ -25,11 +25,11 @@ namespace tapfield::cpu {
 
 template <class F>
 struct TapsScratch {
-  std::int64_t chunks;      // items an image: groups are dealt out evenly
-  char* zeros;              // [c / groups] of T, read for corners outside
-  F* sums = nullptr;        // [h][w][c], one image
+  std::int64_t chunks;                // items an image: groups are dealt out evenly
+  char* zeros;                        // [c / groups] of T, read for corners outside
+  F* sums = nullptr;                  // [h][w][c], one image
   std::uint16_t* narrowed = nullptr;  // [slots][w * c]: a row of sums on its way to 16 bits
-  Carver slots;             // where the slots' own scratch begins
+  Carver slots;                       // where the slots' own scratch begins
 
   struct Slot {
     Strip<F> strip;
@@ -64,8 +64,8 @@ HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
 template <bool kTail, class T, class D, class V, class F = hn::TFromD<D>>
-HWY_INLINE void TapVector(D d, const CornerRows<const T>& x, const CornerRows<F>& sums, const T* grad, std::int64_t c,
-                          const V (&w)[4], V (&dots)[4], std::size_t n) {
+HWY_INLINE void TapVector(D d, const CornerRows<const T>& x, const CornerRows<F>& sums, const T* grad,
+                          std::int64_t c, const V (&w)[4], V (&dots)[4], std::size_t n) {
   const auto g = LoadN<kTail>(d, grad + c, n);
   dots[0] = hn::MulAdd(g, LoadN<kTail>(d, x.p00 + c, n), dots[0]);
   dots[1] = hn::MulAdd(g, LoadN<kTail>(d, x.p01 + c, n), dots[1]);
@@ -79,11 +79,12 @@ HWY_INLINE void TapVector(D d, const CornerRows<const T>& x, const CornerRows<F>
 
 // One live tap: adds to its corner rows of grad_x, and gives the four dots.
 template <class D, class T, class F = hn::TFromD<D>>
-HWY_INLINE void TapRow(D d, const CornerRows<const T>& x, const CornerRows<F>& sums, const T* grad, const F* weights,
-                       std::int64_t channels, F* dots) {
+HWY_INLINE void TapRow(D d, const CornerRows<const T>& x, const CornerRows<F>& sums, const T* grad,
+                       const F* weights, std::int64_t channels, F* dots) {
   using V = hn::Vec<D>;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const V w[4] = {hn::Set(d, weights[0]), hn::Set(d, weights[1]), hn::Set(d, weights[2]), hn::Set(d, weights[3])};
+  const V w[4] = {hn::Set(d, weights[0]), hn::Set(d, weights[1]), hn::Set(d, weights[2]),
+                  hn::Set(d, weights[3])};
   V s[4] = {hn::Zero(d), hn::Zero(d), hn::Zero(d), hn::Zero(d)};
   std::int64_t c = 0;
   for (; c + lanes <= channels; c += lanes) TapVector<false>(d, x, sums, grad, c, w, s, 0);
@@ -92,32 +93,36 @@ HWY_INLINE void TapRow(D d, const CornerRows<const T>& x, const CornerRows<F>& s
 }
 
 template <class D, class T, class F = hn::TFromD<D>>
-void TapsStrip(D d, const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros, const Image<F>& sums,
-               F* outside, F* dots) {
+void TapsStrip(D d, const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros,
+               const Image<F>& sums, F* outside, F* dots) {
   const std::int64_t channels = p.group_channels(), groups = s.lanes / p.taps(), g0 = s.lane0 / p.taps();
   for (std::int64_t i = 0; i < s.count; ++i)
     for (std::int64_t g = 0; g < groups; ++g)
       for (std::int64_t kh = 0; kh < p.kh; ++kh) {
         const std::int64_t c = (g0 + g) * channels;
-        const auto* grad = reinterpret_cast<const T*>(p.grad.at(s.n, s.ho * p.kh + kh, (s.wo0 + i) * p.kw, c));
+        const auto* grad =
+            reinterpret_cast<const T*>(p.grad.at(s.n, s.ho * p.kh + kh, (s.wo0 + i) * p.kw, c));
         std::int64_t at = i * s.pitch + (g * p.kh + kh) * p.kw;
         for (std::int64_t kw = 0; kw < p.kw; ++kw, ++at, grad += p.grad.w)
           if (s.h0[at] != kDead)
             TapRow(d, CornerRows<const T>(x, p.h, p.w, s.h0[at], s.w0[at], c, zeros),
-                   CornerRows<F>(sums, p.h, p.w, s.h0[at], s.w0[at], c, outside), grad, s.weights + 4 * at, channels,
-                   dots + 4 * at);
+                   CornerRows<F>(sums, p.h, p.w, s.h0[at], s.w0[at], c, outside), grad, s.weights + 4 * at,
+                   channels, dots + 4 * at);
       }
 }
 
 // Vectors no wider than a group, where a narrower one holds it.
 template <class T, class F = Compute<T>>
-void TapsStripSized(const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros, const Image<F>& sums,
-                    F* outside, F* dots) {
+void TapsStripSized(const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros,
+                    const Image<F>& sums, F* outside, F* dots) {
   constexpr std::size_t kQuarter = 16 / sizeof(F), kHalf = 32 / sizeof(F);
   const auto channels = static_cast<std::size_t>(p.group_channels());
-  if (channels <= kQuarter) TapsStrip(hn::CappedTag<F, kQuarter>(), p, s, x, zeros, sums, outside, dots);
-  else if (channels <= kHalf) TapsStrip(hn::CappedTag<F, kHalf>(), p, s, x, zeros, sums, outside, dots);
-  else TapsStrip(hn::ScalableTag<F>(), p, s, x, zeros, sums, outside, dots);
+  if (channels <= kQuarter)
+    TapsStrip(hn::CappedTag<F, kQuarter>(), p, s, x, zeros, sums, outside, dots);
+  else if (channels <= kHalf)
+    TapsStrip(hn::CappedTag<F, kHalf>(), p, s, x, zeros, sums, outside, dots);
+  else
+    TapsStrip(hn::ScalableTag<F>(), p, s, x, zeros, sums, outside, dots);
 }
 
 template <class T, class F = Compute<T>>
@@ -134,22 +139,26 @@ void GradTapsT(const Problem& p, const Workers& workers, void* workspace) {
     const std::int64_t g0 = p.groups * chunk / scratch.chunks, g1 = p.groups * (chunk + 1) / scratch.chunks;
     strip.n = n, strip.lane0 = g0 * p.taps(), strip.lanes = (g1 - g0) * p.taps();
     const auto x = image_in_place<const T>(p.x, n);
-    const Image<F> sums = scratch.sums ? Image<F>{scratch.sums, p.w * p.c, p.c} : image_in_place<F>(p.grad_x, n);
+    const Image<F> sums =
+        scratch.sums ? Image<F>{scratch.sums, p.w * p.c, p.c} : image_in_place<F>(p.grad_x, n);
     std::fill_n(slot.outside, channels, F{0});
     for (std::int64_t h = 0; h < p.h; ++h)
-      for (std::int64_t w = 0; w < p.w; ++w) std::fill_n(sums.at(h, w) + g0 * channels, (g1 - g0) * channels, F{0});
+      for (std::int64_t w = 0; w < p.w; ++w)
+        std::fill_n(sums.at(h, w) + g0 * channels, (g1 - g0) * channels, F{0});
     const std::int64_t pixels = Strip<F>::pixels(scratch.lanes(p));
     for (strip.ho = 0; strip.ho < p.ho; ++strip.ho)
       for (strip.wo0 = 0; strip.wo0 < p.wo; strip.wo0 += pixels) {
         strip.count = std::min(pixels, p.wo - strip.wo0);
         locate(p, strip);
-        TapsStripSized<T>(p, strip, x, reinterpret_cast<const T*>(scratch.zeros), sums, slot.outside, slot.dots);
+        TapsStripSized<T>(p, strip, x, reinterpret_cast<const T*>(scratch.zeros), sums, slot.outside,
+                          slot.dots);
         finish(p, strip, slot.dots, strip.pitch);
       }
   };
 
   if (!scratch.sums) {
-    workers.run(p.n * scratch.chunks, [&](std::int64_t i, int slot) { item(i / scratch.chunks, i % scratch.chunks, slot); });
+    workers.run(p.n * scratch.chunks,
+                [&](std::int64_t i, int slot) { item(i / scratch.chunks, i % scratch.chunks, slot); });
     return;
   }
   for (std::int64_t n = 0; n < p.n; ++n) {
@@ -188,8 +197,10 @@ double grad_taps_cost(const Problem& p) {
 
 std::size_t grad_taps_workspace(const Problem& p, int slots) {
   std::size_t used = 0;
-  if (p.x.dtype == DType::float64) TapsScratch<double>(Carver(), p, slots, &used);
-  else TapsScratch<float>(Carver(), p, slots, &used);
+  if (p.x.dtype == DType::float64)
+    TapsScratch<double>(Carver(), p, slots, &used);
+  else
+    TapsScratch<float>(Carver(), p, slots, &used);
   return used;
 }
 

@@ -30,13 +30,17 @@ void NarrowT(const F* HWY_RESTRICT src, std::int64_t count, T* HWY_RESTRICT dst)
 }
 
 void Widen16(const void* src, DType dtype, std::int64_t count, float* dst) {
-  if (dtype == DType::float16) WidenT(static_cast<const float16_t*>(src), count, dst);
-  else WidenT(static_cast<const bfloat16_t*>(src), count, dst);
+  if (dtype == DType::float16)
+    WidenT(static_cast<const float16_t*>(src), count, dst);
+  else
+    WidenT(static_cast<const bfloat16_t*>(src), count, dst);
 }
 
 void Narrow16(const float* src, std::int64_t count, DType dtype, void* dst) {
-  if (dtype == DType::float16) NarrowT(src, count, static_cast<float16_t*>(dst));
-  else NarrowT(src, count, static_cast<bfloat16_t*>(dst));
+  if (dtype == DType::float16)
+    NarrowT(src, count, static_cast<float16_t*>(dst));
+  else
+    NarrowT(src, count, static_cast<bfloat16_t*>(dst));
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -49,30 +53,33 @@ namespace {
 HWY_EXPORT(Widen16);
 HWY_EXPORT(Narrow16);
 
-// Elements of sizeof(E) between a strided view and adjacent channels; kPack: from the view. The longer walk is the
-// inner one where it is the view's adjacent one, in tiles that keep both sides' lines in L1.
+// Elements of sizeof(E) between a strided view and adjacent channels; kPack: from the view. The longer walk
+// is the inner one where it is the view's adjacent one, in tiles that keep both sides' lines in L1.
 template <class E, bool kPack>
-void copy_row(char* strided, std::int64_t stride_w, std::int64_t stride_c, std::int64_t count, std::int64_t channels,
-              char* adjacent, std::int64_t pitch) {
+void copy_row(char* strided, std::int64_t stride_w, std::int64_t stride_c, std::int64_t count,
+              std::int64_t channels, char* adjacent, std::int64_t pitch) {
   E* view = reinterpret_cast<E*>(strided);
   E* rows = reinterpret_cast<E*>(adjacent);
   constexpr std::int64_t kTile = 16;
   for (std::int64_t i0 = 0; i0 < count; i0 += kTile)
     for (std::int64_t c0 = 0; c0 < channels; c0 += kTile) {
-      const std::int64_t i1 = i0 + kTile < count ? i0 + kTile : count, c1 = c0 + kTile < channels ? c0 + kTile : channels;
+      const std::int64_t i1 = i0 + kTile < count ? i0 + kTile : count,
+                         c1 = c0 + kTile < channels ? c0 + kTile : channels;
       for (std::int64_t c = c0; c < c1; ++c)
         for (std::int64_t i = i0; i < i1; ++i) {
           E& a = view[i * stride_w + c * stride_c];
           E& b = rows[i * pitch + c];
-          if constexpr (kPack) b = a;
-          else a = b;
+          if constexpr (kPack)
+            b = a;
+          else
+            a = b;
         }
     }
 }
 
 template <bool kPack>
-void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-              std::int64_t c1, char* rows, std::int64_t pitch) {
+void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+              std::int64_t c0, std::int64_t c1, char* rows, std::int64_t pitch) {
   char* strided = v.at(n, h, w0, c0);
   const std::int64_t size = size_of(v.dtype);
   if (v.adjacent()) {
@@ -91,36 +98,39 @@ void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, st
 
 }  // namespace
 
-void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-              std::int64_t c1, void* dst, std::int64_t pitch) {
+void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch) {
   move_row<true>(view, n, h, w0, count, c0, c1, static_cast<char*>(dst), pitch);
 }
 
-void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-                std::int64_t c1, const void* src, std::int64_t pitch) {
+void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+                std::int64_t c0, std::int64_t c1, const void* src, std::int64_t pitch) {
   move_row<false>(view, n, h, w0, count, c0, c1, static_cast<char*>(const_cast<void*>(src)), pitch);
 }
 
 template <class F>
-void load_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-              std::int64_t c1, F* dst, std::int64_t pitch, void* buffer) {
+void load_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+              std::int64_t c0, std::int64_t c1, F* dst, std::int64_t pitch, void* buffer) {
   if (view.dtype == dtype_of<F>()) return pack_row(view, n, h, w0, count, c0, c1, dst, pitch);
   const std::int64_t channels = c1 - c0;
   pack_row(view, n, h, w0, count, c0, c1, buffer, channels);
   const auto* packed = static_cast<const std::uint16_t*>(buffer);
   if (pitch == channels) return widen(packed, view.dtype, count * channels, dst);
-  for (std::int64_t i = 0; i < count; ++i) widen(packed + i * channels, view.dtype, channels, dst + i * pitch);
+  for (std::int64_t i = 0; i < count; ++i)
+    widen(packed + i * channels, view.dtype, channels, dst + i * pitch);
 }
 
 template <class F>
-void store_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-               std::int64_t c1, const F* src, std::int64_t pitch, void* buffer) {
+void store_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+               std::int64_t c0, std::int64_t c1, const F* src, std::int64_t pitch, void* buffer) {
   if (view.dtype == dtype_of<F>()) return unpack_row(view, n, h, w0, count, c0, c1, src, pitch);
   const std::int64_t channels = c1 - c0;
   auto* packed = static_cast<std::uint16_t*>(buffer);
-  if (pitch == channels) narrow(src, count * channels, view.dtype, packed);
+  if (pitch == channels)
+    narrow(src, count * channels, view.dtype, packed);
   else
-    for (std::int64_t i = 0; i < count; ++i) narrow(src + i * pitch, channels, view.dtype, packed + i * channels);
+    for (std::int64_t i = 0; i < count; ++i)
+      narrow(src + i * pitch, channels, view.dtype, packed + i * channels);
   unpack_row(view, n, h, w0, count, c0, c1, packed, channels);
 }
 
@@ -138,12 +148,12 @@ void narrow(const F* src, std::int64_t count, DType dtype, void* dst) {
   std::memcpy(dst, src, static_cast<std::size_t>(count) * sizeof(F));
 }
 
-#define TAPFIELD_INSTANTIATE(F)                                                                                        \
-  template void load_row(const View&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,            \
-                         std::int64_t, F*, std::int64_t, void*);                                                       \
-  template void store_row(const View&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,           \
-                          std::int64_t, const F*, std::int64_t, void*);                                                \
-  template void widen(const void*, DType, std::int64_t, F*);                                                           \
+#define TAPFIELD_INSTANTIATE(F)                                                                              \
+  template void load_row(const View&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,  \
+                         std::int64_t, F*, std::int64_t, void*);                                             \
+  template void store_row(const View&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, \
+                          std::int64_t, const F*, std::int64_t, void*);                                      \
+  template void widen(const void*, DType, std::int64_t, F*);                                                 \
   template void narrow(const F*, std::int64_t, DType, void*);
 TAPFIELD_INSTANTIATE(float)
 TAPFIELD_INSTANTIATE(double)

@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of any view to and from rows whose channels lie side by side: the one path for tensors whose channels are not
-// adjacent (NCHW above all) and for converting dtypes. Row by row, so that it can run on any number of threads.
+// Rows of any view to and from rows whose channels lie side by side: the one path for tensors whose channels
+// are not adjacent (NCHW above all) and for converting dtypes. Row by row, so that it can run on any number
+// of threads.
 #pragma once
 
 #include "problem.h"
 
 namespace tapfield::cpu {
 
-// dst[i * pitch + c - c0] = view(n, h, w0 + i, c) for i in [0, count) and c in [c0, c1), in the view's own dtype.
-void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-              std::int64_t c1, void* dst, std::int64_t pitch);
+// dst[i * pitch + c - c0] = view(n, h, w0 + i, c) for i in [0, count) and c in [c0, c1), in the view's own
+// dtype.
+void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch);
 
 // The other way.
-void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-                std::int64_t c1, const void* src, std::int64_t pitch);
+void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+                std::int64_t c0, std::int64_t c1, const void* src, std::int64_t pitch);
 
-// The same with conversion: F is the type computed in (float; double for float64 views). `buffer` has room for
-// count * (c1 - c0) elements.
+// The same with conversion: F is the type computed in (float; double for float64 views). `buffer` has room
+// for count * (c1 - c0) elements.
 template <class F>
-void load_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-              std::int64_t c1, F* dst, std::int64_t pitch, void* buffer);
+void load_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+              std::int64_t c0, std::int64_t c1, F* dst, std::int64_t pitch, void* buffer);
 template <class F>
-void store_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count, std::int64_t c0,
-               std::int64_t c1, const F* src, std::int64_t pitch, void* buffer);
+void store_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
+               std::int64_t c0, std::int64_t c1, const F* src, std::int64_t pitch, void* buffer);
 
 // count elements of `dtype` to F and back, rounding to nearest even. F as above.
 template <class F>
@@ -31,14 +33,18 @@ template <class F>
 void narrow(const F* src, std::int64_t count, DType dtype, void* dst);
 
 template <class F>
-constexpr DType dtype_of() { return sizeof(F) == 4 ? DType::float32 : DType::float64; }
+constexpr DType dtype_of() {
+  return sizeof(F) == 4 ? DType::float32 : DType::float64;
+}
 
 // Is the view's memory as kernels read it: channels adjacent and of type F?
 template <class F>
-bool plain(const View& view) { return view.adjacent() && view.dtype == dtype_of<F>(); }
+bool plain(const View& view) {
+  return view.adjacent() && view.dtype == dtype_of<F>();
+}
 
-// Channels a block when tensors must be packed: at most 35% of C where C allows it, so that a packed image of grad
-// stays within 35% of grad; whole vectors of 16 where possible.
+// Channels a block when tensors must be packed: at most 35% of C where C allows it, so that a packed image of
+// grad stays within 35% of grad; whole vectors of 16 where possible.
 inline std::int64_t channel_block(std::int64_t c) {
   const std::int64_t vectors = c * 35 / 100 / 16 * 16;
   return vectors ? vectors : (c + 2) / 3;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the CPU kernels share inside one SIMD target: loads and stores that convert any dtype to and from the type
-// computed in, tails that never touch a byte past their end, and sums across lanes. Included once per target.
+// What the CPU kernels share inside one SIMD target: loads and stores that convert any dtype to and from the
+// type computed in, tails that never touch a byte past their end, and sums across lanes. Included once per
+// target.
 //
-// Conversions to 16 bits round to nearest even and keep NaN a NaN; Highway 1.0.3 truncates to bfloat16 everywhere and
-// to float16 below AVX2, so those are written here.
+// Conversions to 16 bits round to nearest even and keep NaN a NaN; Highway 1.0.3 truncates to bfloat16
+// everywhere and to float16 below AVX2, so those are written here.
 #if defined(TAPFIELD_CPU_SIMD_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TAPFIELD_CPU_SIMD_H_
 #undef TAPFIELD_CPU_SIMD_H_
@@ -32,8 +33,8 @@ using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
 template <class T>
 using Bits = std::conditional_t<sizeof(T) == 2, std::uint16_t, T>;
 
-// Does Highway's masked load and store leave lanes outside the mask alone in memory? Below AVX-512 for 16-bit lanes,
-// and below AVX2 for all, they are emulated by full-width access.
+// Does Highway's masked load and store leave lanes outside the mask alone in memory? Below AVX-512 for 16-bit
+// lanes, and below AVX2 for all, they are emulated by full-width access.
 template <class B>
 constexpr bool kMasksMemory = HWY_TARGET <= HWY_AVX3 || (HWY_TARGET == HWY_AVX2 && sizeof(B) >= 4);
 static_assert(HWY_AVX3 < HWY_AVX2 && HWY_AVX2 < HWY_SSE4, "better x86 targets have smaller values");
@@ -118,7 +119,8 @@ HWY_INLINE hn::Vec<hn::Rebind<std::uint16_t, D>> ToFloat16(D d, hn::Vec<D> v) {
     const auto normal = hn::ShiftRight<13>(hn::Add(hn::Add(magnitude, hn::Set(du, 0xc8000fff)), odd));
     // Subnormal: beside 0.5 a float32's last digit is 2^-24, the last digit here; the addition rounds.
     const auto half = hn::Set(d, 0.5f);
-    const auto subnormal = hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), half)), hn::BitCast(du, half));
+    const auto subnormal =
+        hn::Sub(hn::BitCast(du, hn::Add(hn::BitCast(d, magnitude), half)), hn::BitCast(du, half));
     auto r = hn::IfThenElse(hn::Gt(hn::Set(du, 0x38800000), magnitude), subnormal, normal);
     r = hn::IfThenElse(hn::Gt(magnitude, hn::Set(du, 0x477fffff)), hn::Set(du, 0x7c00), r);  // from 65536 on
     r = hn::IfThenElse(hn::Gt(magnitude, hn::Set(du, 0x7f800000)), hn::Set(du, 0x7e00), r);  // NaN
@@ -130,16 +132,22 @@ HWY_INLINE hn::Vec<hn::Rebind<std::uint16_t, D>> ToFloat16(D d, hn::Vec<D> v) {
 
 template <class T, class D, class V>
 HWY_INLINE hn::Vec<D> Widen(D d, V bits) {
-  if constexpr (std::is_same_v<T, bfloat16_t>) return FromBfloat16(d, bits);
-  else if constexpr (std::is_same_v<T, float16_t>) return FromFloat16(d, bits);
-  else return bits;
+  if constexpr (std::is_same_v<T, bfloat16_t>)
+    return FromBfloat16(d, bits);
+  else if constexpr (std::is_same_v<T, float16_t>)
+    return FromFloat16(d, bits);
+  else
+    return bits;
 }
 
 template <class T, class D>
 HWY_INLINE auto Narrow(D d, hn::Vec<D> v) {
-  if constexpr (std::is_same_v<T, bfloat16_t>) return ToBfloat16(d, v);
-  else if constexpr (std::is_same_v<T, float16_t>) return ToFloat16(d, v);
-  else return v;
+  if constexpr (std::is_same_v<T, bfloat16_t>)
+    return ToBfloat16(d, v);
+  else if constexpr (std::is_same_v<T, float16_t>)
+    return ToFloat16(d, v);
+  else
+    return v;
 }
 
 template <class D, class T>
@@ -158,15 +166,19 @@ HWY_INLINE void StoreT(hn::Vec<D> v, D d, T* p) {
 template <bool kTail, class D, class T>
 HWY_INLINE hn::Vec<D> LoadN(D d, const T* p, std::size_t n) {
   const hn::Rebind<Bits<T>, D> db;
-  if constexpr (kTail) return Widen<T>(d, LoadFirst(db, reinterpret_cast<const Bits<T>*>(p), n));
-  else return LoadT(d, p);
+  if constexpr (kTail)
+    return Widen<T>(d, LoadFirst(db, reinterpret_cast<const Bits<T>*>(p), n));
+  else
+    return LoadT(d, p);
 }
 
 template <bool kTail, class D, class T>
 HWY_INLINE void StoreN(hn::Vec<D> v, D d, T* p, std::size_t n) {
   const hn::Rebind<Bits<T>, D> db;
-  if constexpr (kTail) StoreFirst(Narrow<T>(d, v), db, reinterpret_cast<Bits<T>*>(p), n);
-  else StoreT(v, d, p);
+  if constexpr (kTail)
+    StoreFirst(Narrow<T>(d, v), db, reinterpret_cast<Bits<T>*>(p), n);
+  else
+    StoreT(v, d, p);
 }
 
 // ------ Sums across lanes
@@ -182,7 +194,8 @@ HWY_INLINE void SumBlocks(D d, hn::Vec<D> v, F* HWY_RESTRICT out) {
   }
 }
 
-// out[0..3] = the sums of a, b, c, e over their lanes, in one fixed order. F: 4 lanes or more of float, or 2 of double.
+// out[0..3] = the sums of a, b, c, e over their lanes, in one fixed order. F: 4 lanes or more of float, or 2
+// of double.
 template <class D, class F = hn::TFromD<D>>
 HWY_INLINE void SumLanes4(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e, F* HWY_RESTRICT out) {
   if constexpr (sizeof(F) == 4 && hn::MaxLanes(D()) >= 4) {

@@ -15,9 +15,7 @@ Outcome caught(const Function& function) {
     return {TAPFIELD_INVALID_DTYPE, e.what()};
   } catch (const std::invalid_argument& e) {
     return {TAPFIELD_INVALID_ARGUMENT, e.what()};
-  } catch (const std::bad_alloc& e) {
-    return {TAPFIELD_OUT_OF_MEMORY, e.what()};
-  }
+  } catch (const std::bad_alloc& e) { return {TAPFIELD_OUT_OF_MEMORY, e.what()}; }
 }
 
 Outcome returned(tapfield_status status) { return {status, tapfield_last_error()}; }

@@ -249,9 +249,7 @@ TEST(OutputSize, RefusesByName) {
     try {
       output_size(size, a);
       return "";
-    } catch (const std::invalid_argument& e) {
-      return e.what();
-    }
+    } catch (const std::invalid_argument& e) { return e.what(); }
   };
   EXPECT_EQ(message({4, 5}), "");
   EXPECT_EQ(message({4}), "size must have 2 entries (H, W) but is [4]");

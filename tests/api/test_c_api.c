@@ -157,8 +157,7 @@ static void the_execution(void) {
     CHECK(tapfield_deformable_offsets_grad(&grad, &x, &offsets, &a, &grad_x, &grad_offsets, &e) ==
           TAPFIELD_OK);
     CHECK(grad_offsets_values[2] == 2.25f);
-    for (i = 0; i < bytes && aligned[i] == 0x7f; ++i) {
-    }
+    for (i = 0; i < bytes && aligned[i] == 0x7f; ++i) {}
     CHECK(i < bytes); /* it was used */
     free(block);
   }
@@ -232,8 +231,7 @@ static void what_only_c_can_get_wrong(void) {
        "strides must be given but is null");
   WITH(tapfield_attributes, a, bad.pads = NULL, FORWARD(&x, &offsets, &bad, &y, NULL),
        "pads must be given but is null");
-  BAD(tapfield_workspace_size(9, tensors, &a, NULL, &bytes),
-      "pass must be a tapfield_pass but is 9");
+  BAD(tapfield_workspace_size(9, tensors, &a, NULL, &bytes), "pass must be a tapfield_pass but is 9");
   BAD(tapfield_workspace_size(TAPFIELD_FORWARD, NULL, &a, NULL, &bytes), "tensors must be given but is null");
   BAD(tapfield_workspace_size(TAPFIELD_FORWARD, tensors, &a, NULL, NULL), "bytes must be given but is null");
   BAD(tapfield_workspace_size(TAPFIELD_FORWARD, tensors, NULL, NULL, &bytes),

@@ -11,7 +11,9 @@
 
 namespace tapfield::testing {
 
-inline const char* name_of(Pass p) { return p == Pass::forward ? "forward" : p == Pass::grad ? "grad" : "grad_grad"; }
+inline const char* name_of(Pass p) {
+  return p == Pass::forward ? "forward" : p == Pass::grad ? "grad" : "grad_grad";
+}
 
 struct Dtypes {
   DType x, offsets, grad_x, grad_offsets;
@@ -20,7 +22,9 @@ struct Dtypes {
       : x(x_), offsets(offsets_), grad_x(grad_x_), grad_offsets(grad_offsets_) {}
 };
 
-struct RowStrides { std::int64_t x = 0, offsets = 0, grad = 0, grad_x = 0, grad_offsets = 0; };  // see GuardedTensor
+struct RowStrides {
+  std::int64_t x = 0, offsets = 0, grad = 0, grad_x = 0, grad_offsets = 0;
+};  // see GuardedTensor
 
 class Call {
  public:
@@ -28,13 +32,19 @@ class Call {
   Pass pass;
   bool nchw;
   Attributes attributes;
-  GuardedTensor x, offsets, grad, gg_x, gg_offsets;         // inputs of all passes
-  std::vector<std::unique_ptr<GuardedTensor>> outputs;      // y | grad_x, grad_offsets | grad_grad, grad_x, grad_offsets
+  GuardedTensor x, offsets, grad, gg_x, gg_offsets;  // inputs of all passes
+  std::vector<std::unique_ptr<GuardedTensor>>
+      outputs;  // y | grad_x, grad_offsets | grad_grad, grad_x, grad_offsets
 
   Call(const Case& c_, Pass pass_, Dtypes t, bool nchw_, Place place = Place::at_end, RowStrides r = {})
-      : c(c_), pass(pass_), nchw(nchw_), attributes(c.attributes(nchw)),
-        x(c.x, t.x, nchw, place, r.x), offsets(c.offsets_shape(), t.offsets, nchw, place, r.offsets),
-        grad(c.y_shape(), t.x, nchw, place, r.grad), gg_x(c.x, t.grad_x, nchw, place, r.x),
+      : c(c_),
+        pass(pass_),
+        nchw(nchw_),
+        attributes(c.attributes(nchw)),
+        x(c.x, t.x, nchw, place, r.x),
+        offsets(c.offsets_shape(), t.offsets, nchw, place, r.offsets),
+        grad(c.y_shape(), t.x, nchw, place, r.grad),
+        gg_x(c.x, t.grad_x, nchw, place, r.x),
         gg_offsets(c.offsets_shape(), t.grad_offsets, nchw, place, r.offsets) {
     x.fill(normal_values(elements(c.x), 1));
     offsets.fill(offsets_values(c, t.offsets));
@@ -53,22 +63,26 @@ class Call {
   void run(const Execution& e) {
     for (auto& o : outputs) o->poison();
     switch (pass) {
-      case Pass::forward: return deformable_offsets(x.view(), offsets.view(), attributes, outputs[0]->view(), e);
+      case Pass::forward:
+        return deformable_offsets(x.view(), offsets.view(), attributes, outputs[0]->view(), e);
       case Pass::grad:
-        return deformable_offsets_grad(grad.view(), x.view(), offsets.view(), attributes, outputs[0]->view(), outputs[1]->view(), e);
+        return deformable_offsets_grad(grad.view(), x.view(), offsets.view(), attributes, outputs[0]->view(),
+                                       outputs[1]->view(), e);
       case Pass::grad_grad:
-        return deformable_offsets_grad_grad(grad.view(), x.view(), offsets.view(), gg_x.view(), gg_offsets.view(), attributes,
-                                            outputs[0]->view(), outputs[1]->view(), outputs[2]->view(), e);
+        return deformable_offsets_grad_grad(grad.view(), x.view(), offsets.view(), gg_x.view(),
+                                            gg_offsets.view(), attributes, outputs[0]->view(),
+                                            outputs[1]->view(), outputs[2]->view(), e);
     }
   }
   std::size_t workspace(const Execution& e) const {
     switch (pass) {
       case Pass::forward: return workspace_size(x.view(), offsets.view(), attributes, outputs[0]->view(), e);
       case Pass::grad:
-        return workspace_size(grad.view(), x.view(), offsets.view(), attributes, outputs[0]->view(), outputs[1]->view(), e);
+        return workspace_size(grad.view(), x.view(), offsets.view(), attributes, outputs[0]->view(),
+                              outputs[1]->view(), e);
       default:
-        return workspace_size(grad.view(), x.view(), offsets.view(), gg_x.view(), gg_offsets.view(), attributes,
-                              outputs[0]->view(), outputs[1]->view(), outputs[2]->view(), e);
+        return workspace_size(grad.view(), x.view(), offsets.view(), gg_x.view(), gg_offsets.view(),
+                              attributes, outputs[0]->view(), outputs[1]->view(), outputs[2]->view(), e);
     }
   }
   // False, with the reason, where the row cannot take this call.

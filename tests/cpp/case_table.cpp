@@ -26,7 +26,11 @@ double greatest(DType t) {
 // The least value of the dtype above v, where v is a small integer.
 double next_above(double v, DType t) {
   const int digits = t == DType::float16 ? 11 : t == DType::bfloat16 ? 8 : t == DType::float32 ? 24 : 53;
-  if (v == 0) return t == DType::float16 ? 0x1p-24 : t == DType::bfloat16 ? 0x1p-133 : t == DType::float32 ? 0x1p-149 : 0x1p-1074;
+  if (v == 0)
+    return t == DType::float16    ? 0x1p-24
+           : t == DType::bfloat16 ? 0x1p-133
+           : t == DType::float32  ? 0x1p-149
+                                  : 0x1p-1074;
   const int exponent = std::ilogb(v);
   // Below a power of two (towards zero, for negative v) digits are twice as dense.
   const bool power = std::ldexp(1, exponent) == -v;
@@ -60,14 +64,17 @@ std::vector<Case> read_cases() {
     c.name = row.at("name");
     c.x = row.at("x");
     c.pads = row.at("pads");
-    const std::array<std::int64_t, 2> ksize = row.at("ksize"), strides = row.at("strides"), dilations = row.at("dilations");
-    c.kh = ksize[0], c.kw = ksize[1], c.stride_h = strides[0], c.stride_w = strides[1], c.dil_h = dilations[0], c.dil_w = dilations[1];
+    const std::array<std::int64_t, 2> ksize = row.at("ksize"), strides = row.at("strides"),
+                                      dilations = row.at("dilations");
+    c.kh = ksize[0], c.kw = ksize[1], c.stride_h = strides[0], c.stride_w = strides[1],
+    c.dil_h = dilations[0], c.dil_w = dilations[1];
     c.groups = row.at("groups"), c.modulated = row.at("modulated"), c.bench = row.value("bench", false);
     const auto& offsets = row.at("offsets");
     c.kind = offsets.at("kind");
     c.std_deviation = offsets.value("std", 1.0);
     const std::vector<double> none;
-    c.along_w = offsets.value("along_w", none), c.along_h = offsets.value("along_h", none), c.mask = offsets.value("mask", none);
+    c.along_w = offsets.value("along_w", none), c.along_h = offsets.value("along_h", none),
+    c.mask = offsets.value("mask", none);
     const std::string border = row.at("border");
     for (const char* one : {"open", "closed"})
       if (border == one || border == "both") {
@@ -94,7 +101,8 @@ std::vector<double> offsets_values(const Case& c, DType dtype) {
   std::mt19937_64 random(11);
   const auto pick = [&](int n) { return static_cast<int>(random() % static_cast<unsigned>(n)); };
   const double top = greatest(dtype);
-  const double huge[] = {std::min(1e9, top), std::max(-1e9, -top), top, -top}, nonfinite[] = {NAN, INFINITY, -INFINITY};
+  const double huge[] = {std::min(1e9, top), std::max(-1e9, -top), top, -top},
+               nonfinite[] = {NAN, INFINITY, -INFINITY};
   const double cell_h = std::floor((c.x[1] - 1) / 2.0), cell_w = std::floor((c.x[2] - 1) / 2.0);
   std::int64_t t = 0;
   for (std::int64_t n = 0; n < c.x[0]; ++n)
@@ -106,12 +114,15 @@ std::vector<double> offsets_values(const Case& c, DType dtype) {
           const std::int64_t k = l % (c.kh * c.kw);
           const double base_h = static_cast<double>(h * c.stride_h - c.pads[0] + k / c.kw * c.dil_h);
           const double base_w = static_cast<double>(w * c.stride_w - c.pads[2] + k % c.kw * c.dil_w);
-          if (c.kind == "zero") o_w = o_h = 0;
-          else if (c.kind == "normal") o_w *= c.std_deviation, o_h *= c.std_deviation;
+          if (c.kind == "zero")
+            o_w = o_h = 0;
+          else if (c.kind == "normal")
+            o_w *= c.std_deviation, o_h *= c.std_deviation;
           else if (c.kind == "flow") {
             o_w = 10 * std::sin(6 * static_cast<double>(h) / static_cast<double>(ho)) + o_w / 2;
             o_h = 10 * std::cos(5 * static_cast<double>(w) / static_cast<double>(wo)) + o_h / 2;
-          } else if (c.kind == "integer") o_w = pick(7) - 3, o_h = pick(7) - 3;
+          } else if (c.kind == "integer")
+            o_w = pick(7) - 3, o_h = pick(7) - 3;
           else if (c.kind == "border") {
             const auto target = [&](std::int64_t i, double base, double size) {
               switch (i % 7) {
@@ -124,8 +135,10 @@ std::vector<double> offsets_values(const Case& c, DType dtype) {
                 default: return size - base;
               }
             };
-            o_w = target(t, base_w, static_cast<double>(c.x[2])), o_h = target(t / 7, base_h, static_cast<double>(c.x[1]));
-          } else if (c.kind == "huge" && t % 3 < 2) (t % 3 ? o_h : o_w) = huge[t / 3 % 4];
+            o_w = target(t, base_w, static_cast<double>(c.x[2])),
+            o_h = target(t / 7, base_h, static_cast<double>(c.x[1]));
+          } else if (c.kind == "huge" && t % 3 < 2)
+            (t % 3 ? o_h : o_w) = huge[t / 3 % 4];
           else if (c.kind == "nonfinite" && t % 3 < 2) {
             (t % 3 ? o_h : o_w) = nonfinite[t / 3 % 3];
             if (c.modulated) pixel[2 * lanes] = t / 9 % 3 == 0 ? NAN : t / 9 % 3 == 1 ? INFINITY : 1;
@@ -133,7 +146,12 @@ std::vector<double> offsets_values(const Case& c, DType dtype) {
             o_h = cell_h - base_h + pick(8) / 8.0;
             o_w = c.kind == "one_row" ? o_w * c.std_deviation : cell_w - base_w + pick(8) / 8.0;
           } else if (c.kind == "dead") {
-            o_w = t % 4 == 0 ? 1000 : t % 4 == 1 ? -1000 : 0, o_h = t % 4 == 2 ? 1000 : t % 4 == 3 ? -1000 : 0;
+            o_w = t % 4 == 0   ? 1000
+                  : t % 4 == 1 ? -1000
+                               : 0,
+            o_h = t % 4 == 2   ? 1000
+                  : t % 4 == 3 ? -1000
+                               : 0;
           } else if (c.kind == "values") {
             const auto at = static_cast<std::size_t>(t);
             o_w = c.along_w.at(at), o_h = c.along_h.at(at);
@@ -150,12 +168,15 @@ double decode(const void* element, DType dtype) {
   switch (dtype) {
     case DType::float32: std::memcpy(&f, element, 4); return f;
     case DType::float64: std::memcpy(&d, element, 8); return d;
-    case DType::bfloat16: std::memcpy(&bits, element, 2); return std::bit_cast<float>(std::uint32_t{bits} << 16);
+    case DType::bfloat16:
+      std::memcpy(&bits, element, 2);
+      return std::bit_cast<float>(std::uint32_t{bits} << 16);
     case DType::float16: break;
   }
   std::memcpy(&bits, element, 2);
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  d = exponent == 31 ? (fraction ? NAN : INFINITY) : std::ldexp(fraction + (exponent ? 1024 : 0), std::max(exponent, 1) - 25);
+  d = exponent == 31 ? (fraction ? NAN : INFINITY)
+                     : std::ldexp(fraction + (exponent ? 1024 : 0), std::max(exponent, 1) - 25);
   return bits & 0x8000 ? -d : d;
 }
 
@@ -164,12 +185,15 @@ void encode(double value, DType dtype, void* element) {
   const auto f = static_cast<float>(value);
   if (dtype == DType::float64) return put(value);
   if (dtype == DType::float32) return put(f);
-  if (dtype == DType::bfloat16) return put(static_cast<std::uint16_t>(std::isnan(f) ? 0x7fc0 : std::bit_cast<std::uint32_t>(f) >> 16));
+  if (dtype == DType::bfloat16)
+    return put(static_cast<std::uint16_t>(std::isnan(f) ? 0x7fc0 : std::bit_cast<std::uint32_t>(f) >> 16));
   const int sign = std::signbit(value) ? 0x8000 : 0;
   const double magnitude = std::fabs(value);
   int bits = 0x7c00;
-  if (std::isnan(value)) bits = 0x7e00;
-  else if (magnitude == 0) bits = 0;
+  if (std::isnan(value))
+    bits = 0x7e00;
+  else if (magnitude == 0)
+    bits = 0;
   else if (magnitude < 65536) {
     const int exponent = std::max(std::ilogb(magnitude), -14);
     bits = ((exponent + 14) << 10) + static_cast<int>(std::ldexp(magnitude, 10 - exponent));

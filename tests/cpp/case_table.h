@@ -21,9 +21,9 @@ struct Case {
   std::int64_t kh, kw, stride_h, stride_w, dil_h, dil_w, groups;
   std::array<std::int64_t, 4> pads;
   bool modulated, bench;
-  std::string border;        // "open" or "closed": a case of both borders is read as two
-  std::string kind;          // of offsets
-  double std_deviation = 1;  // of "normal" and "one_row"
+  std::string border;                          // "open" or "closed": a case of both borders is read as two
+  std::string kind;                            // of offsets
+  double std_deviation = 1;                    // of "normal" and "one_row"
   std::vector<double> along_w, along_h, mask;  // of "values"
 
   Attributes attributes(bool nchw) const;  // points into this case

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors in memory of their own whose neighbourhood is watched: pages before and after that cannot be touched, bytes
-// between elements that must keep their value.
+// Tensors in memory of their own whose neighbourhood is watched: pages before and after that cannot be
+// touched, bytes between elements that must keep their value.
 #pragma once
 
 #include <sys/mman.h>
@@ -24,10 +24,13 @@ enum class Place {
 
 class GuardedTensor {
  public:
-  // row_stride: elements between rows (H) at least, for tensors past 2^31 elements; 0: as dense as `place` says.
-  GuardedTensor(const Shape& shape, DType dtype, bool nchw, Place place = Place::at_end, std::int64_t row_stride = 0)
+  // row_stride: elements between rows (H) at least, for tensors past 2^31 elements; 0: as dense as `place`
+  // says.
+  GuardedTensor(const Shape& shape, DType dtype, bool nchw, Place place = Place::at_end,
+                std::int64_t row_stride = 0)
       : shape_(shape), dtype_(dtype), nchw_(nchw) {
-    const std::array<int, 4> order = nchw ? std::array{2, 1, 3, 0} : std::array{3, 2, 1, 0};  // from the inside out
+    const std::array<int, 4> order =
+        nchw ? std::array{2, 1, 3, 0} : std::array{3, 2, 1, 0};  // from the inside out
     std::int64_t reach = 1;
     for (int axis : order) {
       if (axis == 1 && row_stride > reach) reach = row_stride;
@@ -40,7 +43,8 @@ class GuardedTensor {
     span_ = elements(shape) ? (last + 1) * size_of(dtype) : 0;
     const std::int64_t page = sysconf(_SC_PAGESIZE), room = (span_ + page - 1) / page * page;
     mapped_ = static_cast<std::size_t>(room + 2 * page);
-    mapping_ = static_cast<char*>(mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    mapping_ = static_cast<char*>(
+        mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (mapping_ == MAP_FAILED) throw std::runtime_error("no address space for the test");
     if (room) mprotect(mapping_ + page, static_cast<std::size_t>(room), PROT_READ | PROT_WRITE);
     low_ = mapping_ + page + (place == Place::at_beginning ? 0 : room - span_);
@@ -57,7 +61,9 @@ class GuardedTensor {
   GuardedTensor(const GuardedTensor&) = delete;
 
   Tensor view() const {
-    const auto pick = [&](const Shape& s) { return nchw_ ? Ints{s[0], s[3], s[1], s[2]} : Ints{s[0], s[1], s[2], s[3]}; };
+    const auto pick = [&](const Shape& s) {
+      return nchw_ ? Ints{s[0], s[3], s[1], s[2]} : Ints{s[0], s[1], s[2], s[3]};
+    };
     return Tensor(static_cast<void*>(first_), dtype_, pick(shape_), pick(stride_));
   }
   DType dtype() const { return dtype_; }
@@ -71,7 +77,9 @@ class GuardedTensor {
       for (std::int64_t h = 0; h < shape_[1]; ++h)
         for (std::int64_t w = 0; w < shape_[2]; ++w)
           for (std::int64_t c = 0; c < shape_[3]; ++c, ++i)
-            visit(first_ + (n * stride_[0] + h * stride_[1] + w * stride_[2] + c * stride_[3]) * size_of(dtype_), i);
+            visit(first_ +
+                      (n * stride_[0] + h * stride_[1] + w * stride_[2] + c * stride_[3]) * size_of(dtype_),
+                  i);
   }
   void fill(const std::vector<double>& values) {
     for_each([&](char* e, std::int64_t i) { encode(values[static_cast<std::size_t>(i)], dtype_, e); });
@@ -92,7 +100,9 @@ class GuardedTensor {
   // Bytes between elements that no longer hold what they held.
   std::int64_t changed_gaps() const {
     std::vector<char> mine(static_cast<std::size_t>(span_), 0);
-    for_each([&](char* e, std::int64_t) { std::memset(mine.data() + (e - low_), 1, static_cast<std::size_t>(size_of(dtype_))); });
+    for_each([&](char* e, std::int64_t) {
+      std::memset(mine.data() + (e - low_), 1, static_cast<std::size_t>(size_of(dtype_)));
+    });
     std::int64_t changed = 0;
     for (std::int64_t i = 0; i < span_; ++i) changed += !mine[static_cast<std::size_t>(i)] && low_[i] != kGap;
     return changed;

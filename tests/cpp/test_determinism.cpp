@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same bits for any number of threads, whatever runs them, in whatever order, with whatever scratch; and scratch
-// within its documented bound.
+// The same bits for any number of threads, whatever runs them, in whatever order, with whatever scratch; and
+// scratch within its documented bound.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,8 +16,21 @@ namespace tapfield::testing {
 namespace {
 
 // Cases with several bands, strips and strips of pixels, groups, cells of many taps, and dead taps.
-const char* const kCases[] = {"tiles", "strips_c64", "wide", "tall", "flow_g16", "c64_g8", "c129_g1", "one_cell", "one_cell_g8",
-                              "one_row", "scattered", "nonfinite_open", "batch_5", "all_attributes_open", "cann_grad_sample"};
+const char* const kCases[] = {"tiles",
+                              "strips_c64",
+                              "wide",
+                              "tall",
+                              "flow_g16",
+                              "c64_g8",
+                              "c129_g1",
+                              "one_cell",
+                              "one_cell_g8",
+                              "one_row",
+                              "scattered",
+                              "nonfinite_open",
+                              "batch_5",
+                              "all_attributes_open",
+                              "cann_grad_sample"};
 
 std::vector<Case> cases() {
   std::vector<Case> r;
@@ -38,7 +51,8 @@ void reversed(void*, std::int64_t n, tapfield_parallel_body body, void* context)
 Pieces random_pieces(std::int64_t n, std::mt19937& random) {
   Pieces pieces;
   for (std::int64_t begin = 0; begin < n;) {
-    const std::int64_t end = begin + 1 + static_cast<std::int64_t>(random() % static_cast<unsigned>(n - begin));
+    const std::int64_t end =
+        begin + 1 + static_cast<std::int64_t>(random() % static_cast<unsigned>(n - begin));
     pieces.emplace_back(begin, end);
     begin = end;
   }
@@ -47,12 +61,14 @@ Pieces random_pieces(std::int64_t n, std::mt19937& random) {
 }
 
 void shuffled(void* pool, std::int64_t n, tapfield_parallel_body body, void* context) {
-  for (const auto& [begin, end] : random_pieces(n, *static_cast<std::mt19937*>(pool))) body(context, begin, end);
+  for (const auto& [begin, end] : random_pieces(n, *static_cast<std::mt19937*>(pool)))
+    body(context, begin, end);
 }
 
 void on_threads(void* pool, std::int64_t n, tapfield_parallel_body body, void* context) {
   std::vector<std::thread> threads;
-  for (const auto& [begin, end] : random_pieces(n, *static_cast<std::mt19937*>(pool))) threads.emplace_back(body, context, begin, end);
+  for (const auto& [begin, end] : random_pieces(n, *static_cast<std::mt19937*>(pool)))
+    threads.emplace_back(body, context, begin, end);
   for (std::thread& t : threads) t.join();
 }
 
@@ -63,8 +79,8 @@ INSTANTIATE_TEST_SUITE_P(Rows, Determinism, ::testing::ValuesIn(kernels()), [](c
   return s;
 });
 
-// Calls visit(call, bits on one thread, execution that forces the row) for the cases in float32, both layouts, and
-// bfloat16.
+// Calls visit(call, bits on one thread, execution that forces the row) for the cases in float32, both
+// layouts, and bfloat16.
 template <class Visit>
 void for_each_call(const Row& row, const Visit& visit) {
   int ran = 0;
@@ -98,7 +114,8 @@ TEST_P(Determinism, OverParallelFors) {
   std::mt19937 random(5);
   for_each_call(*GetParam(), [&](Call& call, const auto& want, Execution e) {
     e.pool = &random;
-    for (const auto& [name, parallel_for] : {std::pair{"reversed", &reversed}, {"shuffled", &shuffled}, {"threads", &on_threads}})
+    for (const auto& [name, parallel_for] :
+         {std::pair{"reversed", &reversed}, {"shuffled", &shuffled}, {"threads", &on_threads}})
       for (int threads : {2, 5}) {
         e.parallel_for = parallel_for, e.threads = threads;
         call.run(e);
@@ -122,7 +139,8 @@ TEST_P(Determinism, OverWhateverLiesInScratch) {
       const auto untouched = [&](const char* from, const char* to) {
         return std::all_of(from, to, [&](char b) { return b == static_cast<char>(garbage); });
       };
-      EXPECT_TRUE(untouched(memory.data(), at) && untouched(at + bytes, memory.data() + memory.size())) << "scratch overrun";
+      EXPECT_TRUE(untouched(memory.data(), at) && untouched(at + bytes, memory.data() + memory.size()))
+          << "scratch overrun";
     }
   });
 }
@@ -184,11 +202,12 @@ TEST_P(Determinism, ScratchIsWithinItsBoundAndIndependentOfN) {
           const double bytes_a_tap = t == DType::float64 ? 96 : 64;
           const double taps = static_cast<double>(c.ho() * c.wo() * c.lanes());
           const double grad = static_cast<double>(c.ho() * c.wo() * c.kh * c.kw * c.x[3] * size_of(t));
-          const double bound = bytes_a_tap * taps + 8.0 * static_cast<double>(c.x[1] * c.x[2] * c.x[3]) + threads * 16.0 * (1 << 20) +
-                               (nchw ? 0.35 * grad : 0);
+          const double bound = bytes_a_tap * taps + 8.0 * static_cast<double>(c.x[1] * c.x[2] * c.x[3]) +
+                               threads * 16.0 * (1 << 20) + (nchw ? 0.35 * grad : 0);
           c.x[0] = 64;  // images
           const auto view = [&](const Shape& s) {
-            return Tensor(static_cast<void*>(nullptr), t, nchw ? Ints{s[0], s[3], s[1], s[2]} : Ints{s[0], s[1], s[2], s[3]});
+            return Tensor(static_cast<void*>(nullptr), t,
+                          nchw ? Ints{s[0], s[3], s[1], s[2]} : Ints{s[0], s[1], s[2], s[3]});
           };
           const Tensor x = view(c.x), offsets = view(c.offsets_shape()), y = view(c.y_shape());
           const Attributes a = c.attributes(nchw);

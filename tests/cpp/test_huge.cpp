@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tensors past 2^31 elements: rows 2^25 elements and more apart, in sparse mappings of which few pages are touched.
-// Each tensor in turn, both layouts, every row of the table: bit for bit what dense tensors give.
+// Tensors past 2^31 elements: rows 2^25 elements and more apart, in sparse mappings of which few pages are
+// touched. Each tensor in turn, both layouts, every row of the table: bit for bit what dense tensors give.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -27,7 +27,8 @@ INSTANTIATE_TEST_SUITE_P(Rows, Huge, ::testing::ValuesIn(kernels()), [](const au
 
 TEST_P(Huge, TensorsPast2To31Elements) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's shadow of the sparse mappings takes the machine's memory; the plain build runs this";
+  GTEST_SKIP()
+      << "a sanitizer's shadow of the sparse mappings takes the machine's memory; the plain build runs this";
 #endif
   const Row& row = *GetParam();
   const Case c = tall_case();
@@ -37,11 +38,16 @@ TEST_P(Huge, TensorsPast2To31Elements) {
     for (bool nchw : {false, true}) {
       Call dense(c, row.pass, Dtypes(t), nchw);
       if (!dense.runs(row)) continue;
-      for (const RowStrides& far : {RowStrides{.x = kFar}, RowStrides{.offsets = kFar}, RowStrides{.grad = kFar},
-                                    RowStrides{.grad_x = kFar}, RowStrides{.grad_offsets = kFar}}) {
+      for (const RowStrides& far :
+           {RowStrides{.x = kFar}, RowStrides{.offsets = kFar}, RowStrides{.grad = kFar},
+            RowStrides{.grad_x = kFar}, RowStrides{.grad_offsets = kFar}}) {
         if (row.pass == Pass::forward && (far.grad_x || far.grad_offsets)) continue;
         SCOPED_TRACE(std::string(tapfield::name_of(t)) + (nchw ? " NCHW" : " NHWC") +
-                     (far.x ? " x" : far.offsets ? " offsets" : far.grad ? " grad" : far.grad_x ? " grad_x" : " grad_offsets"));
+                     (far.x         ? " x"
+                      : far.offsets ? " offsets"
+                      : far.grad    ? " grad"
+                      : far.grad_x  ? " grad_x"
+                                    : " grad_offsets"));
         Call call(c, row.pass, Dtypes(t), nchw, Place::at_end, far);
         ASSERT_TRUE(call.runs(row));
         EXPECT_EQ(call.bytes(), dense.bytes());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every row of the table on every case, in every dtype, layout and on every SIMD target of this machine, against the
-// reference backend (which a Python oracle checks), in memory whose ends cannot be touched.
+// Every row of the table on every case, in every dtype, layout and on every SIMD target of this machine,
+// against the reference backend (which a Python oracle checks), in memory whose ends cannot be touched.
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
@@ -13,33 +13,45 @@ namespace {
 
 constexpr DType kDtypes[] = {DType::float16, DType::bfloat16, DType::float32, DType::float64};
 
-// Taps that touch a pixel, at most: a pixel is a corner of the cells around it. A count of positions, whatever the mask.
+// Taps that touch a pixel, at most: a pixel is a corner of the cells around it. A count of positions,
+// whatever the mask.
 std::int64_t most_touches(const Case& c, const std::vector<double>& offsets) {
-  const std::int64_t lanes = c.lanes(), planes = c.modulated ? 3 : 2, ho = c.ho(), wo = c.wo(), W = c.x[2] + 2;
+  const std::int64_t lanes = c.lanes(), planes = c.modulated ? 3 : 2, ho = c.ho(), wo = c.wo(),
+                     W = c.x[2] + 2;
   std::vector<std::int64_t> count(static_cast<std::size_t>(c.x[0] * c.groups * (c.x[1] + 2) * W));
   std::int64_t most = 1;
   for (std::int64_t i = 0; i < c.x[0] * ho * wo; ++i)
     for (std::int64_t l = 0; l < lanes; ++l) {
       const std::int64_t k = l % (c.kh * c.kw), g = l / (c.kh * c.kw);
-      const double h = std::floor(static_cast<double>(i / wo % ho * c.stride_h - c.pads[0] + k / c.kw * c.dil_h) + offsets[static_cast<std::size_t>((i * planes + 1) * lanes + l)]);
-      const double w = std::floor(static_cast<double>(i % wo * c.stride_w - c.pads[2] + k % c.kw * c.dil_w) + offsets[static_cast<std::size_t>(i * planes * lanes + l)]);
-      if (!(h >= -1 && h < static_cast<double>(c.x[1]) && w >= -1 && w < static_cast<double>(c.x[2]))) continue;
+      const double h =
+          std::floor(static_cast<double>(i / wo % ho * c.stride_h - c.pads[0] + k / c.kw * c.dil_h) +
+                     offsets[static_cast<std::size_t>((i * planes + 1) * lanes + l)]);
+      const double w = std::floor(static_cast<double>(i % wo * c.stride_w - c.pads[2] + k % c.kw * c.dil_w) +
+                                  offsets[static_cast<std::size_t>(i * planes * lanes + l)]);
+      if (!(h >= -1 && h < static_cast<double>(c.x[1]) && w >= -1 && w < static_cast<double>(c.x[2])))
+        continue;
       for (int corner = 0; corner < 4; ++corner) {
-        const std::int64_t row = static_cast<std::int64_t>(h) + 1 + corner / 2, column = static_cast<std::int64_t>(w) + 1 + corner % 2;
-        most = std::max(most, ++count[static_cast<std::size_t>(((i / (ho * wo) * c.groups + g) * (c.x[1] + 2) + row) * W + column)]);
+        const std::int64_t row = static_cast<std::int64_t>(h) + 1 + corner / 2,
+                           column = static_cast<std::int64_t>(w) + 1 + corner % 2;
+        most = std::max(most, ++count[static_cast<std::size_t>(
+                                  ((i / (ho * wo) * c.groups + g) * (c.x[1] + 2) + row) * W + column)]);
       }
     }
   return most;
 }
 
-// |error| <= 2 eps n sum|terms|: n the additions in the longest chain, at most the terms of one element; twice, for the
-// roundings of each term's own factors, eps being two of them. A 16-bit output is rounded by both sides, each within
-// half an ulp: together one ulp of the larger. The least numbers of each type round absolutely.
+// |error| <= 2 eps n sum|terms|: n the additions in the longest chain, at most the terms of one element;
+// twice, for the roundings of each term's own factors, eps being two of them. A 16-bit output is rounded by
+// both sides, each within half an ulp: together one ulp of the larger. The least numbers of each type round
+// absolutely.
 struct Tolerance {
   double eps, ulp, least;
   explicit Tolerance(DType compute, DType out) {
     eps = compute == DType::float64 ? 0x1p-52 : 0x1p-23;
-    ulp = out == DType::float16 ? 0x1p-10 : out == DType::bfloat16 ? 0x1p-7 : out == DType::float32 && compute != DType::float64 ? 0x1p-23 : 0;
+    ulp = out == DType::float16                                ? 0x1p-10
+          : out == DType::bfloat16                             ? 0x1p-7
+          : out == DType::float32 && compute != DType::float64 ? 0x1p-23
+                                                               : 0;
     least = out == DType::float16 ? 0x1p-24 : compute == DType::float64 ? 0x1p-1060 : 0x1p-135;
   }
   double operator()(double got, double want, double magnitude, double n) const {
@@ -56,8 +68,8 @@ double longest_chain(const Call& call, const std::string& output, std::int64_t t
 }
 
 // The reference's outputs and magnitudes are of this many elements, so that no comparison is of nothing.
-void expect_close(const Call& call, const std::vector<std::vector<double>>& want, const std::vector<std::vector<double>>& magnitudes,
-                  std::int64_t touches) {
+void expect_close(const Call& call, const std::vector<std::vector<double>>& want,
+                  const std::vector<std::vector<double>>& magnitudes, std::int64_t touches) {
   for (std::size_t o = 0; o < want.size(); ++o) {
     const std::string name = call.output_name(o);
     const std::vector<double> got = call.outputs[o]->values();
@@ -66,9 +78,11 @@ void expect_close(const Call& call, const std::vector<std::vector<double>>& want
     for (std::size_t i = 0; i < got.size(); ++i) {
       const double bound = tolerance(got[i], want[o][i], magnitudes[o][i], n);
       if (std::isfinite(want[o][i]) && std::isfinite(magnitudes[o][i])) {
-        ASSERT_LE(std::fabs(got[i] - want[o][i]), bound) << name << " element " << i << ": got " << got[i] << ", want " << want[o][i];
+        ASSERT_LE(std::fabs(got[i] - want[o][i]), bound)
+            << name << " element " << i << ": got " << got[i] << ", want " << want[o][i];
       } else if (!std::isfinite(want[o][i])) {
-        ASSERT_FALSE(std::isfinite(got[i])) << name << " element " << i << ": got " << got[i] << ", want " << want[o][i];
+        ASSERT_FALSE(std::isfinite(got[i]))
+            << name << " element " << i << ": got " << got[i] << ", want " << want[o][i];
       }
     }
   }
@@ -87,7 +101,8 @@ std::vector<Param> params() {
 }
 
 std::string param_name(const ::testing::TestParamInfo<Param>& info) {
-  std::string s = std::string(info.param.row->name) + "_" + name_of(info.param.row->pass) + "_" + info.param.c.name;
+  std::string s =
+      std::string(info.param.row->name) + "_" + name_of(info.param.row->pass) + "_" + info.param.c.name;
   for (char& ch : s)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return s;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vectorised pieces under the schedules, on every SIMD target of this machine: 16-bit conversions against an
-// exhaustive search for the nearest value, positions against math.h bit for bit, grad_offsets against math.h.
+// The vectorised pieces under the schedules, on every SIMD target of this machine: 16-bit conversions against
+// an exhaustive search for the nearest value, positions against math.h bit for bit, grad_offsets against
+// math.h.
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
@@ -21,7 +22,8 @@ namespace {
 
 std::vector<std::int64_t> targets() {
   std::vector<std::int64_t> r;
-  for (std::int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left; left &= left - 1) r.push_back(left & -left);
+  for (std::int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left; left &= left - 1)
+    r.push_back(left & -left);
   return r;
 }
 
@@ -55,7 +57,8 @@ class Nearest {
   }
   std::uint16_t operator()(double v) const {
     const double magnitude = std::fabs(v);
-    auto above = static_cast<std::size_t>(std::lower_bound(values_.begin(), values_.end(), magnitude) - values_.begin());
+    auto above = static_cast<std::size_t>(std::lower_bound(values_.begin(), values_.end(), magnitude) -
+                                          values_.begin());
     above = std::min(above, values_.size() - 1);
     std::size_t best = above;
     if (above > 0) {
@@ -81,7 +84,8 @@ TEST_P(Simd, WidensEvery16BitValueExactly) {
         ASSERT_TRUE(std::isnan(got[b])) << name_of(t) << " bits " << b;
         continue;
       }
-      ASSERT_EQ(std::bit_cast<std::uint32_t>(got[b]), std::bit_cast<std::uint32_t>(static_cast<float>(want))) << name_of(t) << " bits " << b;
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(got[b]), std::bit_cast<std::uint32_t>(static_cast<float>(want)))
+          << name_of(t) << " bits " << b;
     }
   }
 }
@@ -89,11 +93,19 @@ TEST_P(Simd, WidensEvery16BitValueExactly) {
 TEST_P(Simd, NarrowsToNearestEven) {
   for (DType t : {DType::float16, DType::bfloat16}) {
     const Nearest nearest(t);
-    std::vector<float> in{0.0f, -0.0f, std::numeric_limits<float>::denorm_min(), std::numeric_limits<float>::max(),
-                          -std::numeric_limits<float>::max(), std::numeric_limits<float>::min(), 65519.996f, 65520.0f,
-                          65536.0f, 65537.0f};
+    std::vector<float> in{0.0f,
+                          -0.0f,
+                          std::numeric_limits<float>::denorm_min(),
+                          std::numeric_limits<float>::max(),
+                          -std::numeric_limits<float>::max(),
+                          std::numeric_limits<float>::min(),
+                          65519.996f,
+                          65520.0f,
+                          65536.0f,
+                          65537.0f};
     for (std::uint32_t b = 0; b < 0x8000; ++b) {
-      const double v = decode(static_cast<std::uint16_t>(b), t), next = decode(static_cast<std::uint16_t>(b + 1), t);
+      const double v = decode(static_cast<std::uint16_t>(b), t),
+                   next = decode(static_cast<std::uint16_t>(b + 1), t);
       if (!std::isfinite(v)) continue;
       const double half = std::isfinite(next) ? (v + next) / 2 : v;
       for (double at : {v, half})
@@ -103,10 +115,12 @@ TEST_P(Simd, NarrowsToNearestEven) {
     }
     std::mt19937 random(16);
     for (int i = 0; i < 1'000'000; ++i)
-      if (const float f = std::bit_cast<float>(static_cast<std::uint32_t>(random())); std::isfinite(f)) in.push_back(f);
+      if (const float f = std::bit_cast<float>(static_cast<std::uint32_t>(random())); std::isfinite(f))
+        in.push_back(f);
     std::vector<std::uint16_t> got(in.size());
     narrow(in.data(), static_cast<std::int64_t>(in.size()), t, got.data());
-    for (std::size_t i = 0; i < in.size(); ++i) ASSERT_EQ(got[i], nearest(in[i])) << name_of(t) << " of " << in[i];
+    for (std::size_t i = 0; i < in.size(); ++i)
+      ASSERT_EQ(got[i], nearest(in[i])) << name_of(t) << " of " << in[i];
   }
 }
 
@@ -114,7 +128,8 @@ TEST_P(Simd, NarrowsInfinityAndEveryNan) {
   for (DType t : {DType::float16, DType::bfloat16}) {
     std::vector<float> in{INFINITY, -INFINITY};
     for (std::uint32_t payload = 1; payload < 0x800000; payload += 251)
-      for (std::uint32_t sign : {0u, 0x80000000u}) in.push_back(std::bit_cast<float>(sign | 0x7f800000u | payload));
+      for (std::uint32_t sign : {0u, 0x80000000u})
+        in.push_back(std::bit_cast<float>(sign | 0x7f800000u | payload));
     std::vector<std::uint16_t> got(in.size());
     narrow(in.data(), static_cast<std::int64_t>(in.size()), t, got.data());
     EXPECT_EQ(decode(got[0], t), INFINITY);
@@ -130,17 +145,20 @@ TEST_P(Simd, ConversionsTouchNothingPastTheirEnd) {
       std::vector<float> wide(bits.size(), -7.0f);
       widen(bits.data(), t, count, wide.data());
       for (std::size_t i = 0; i < wide.size(); ++i)
-        ASSERT_EQ(wide[i] == -7.0f, static_cast<std::int64_t>(i) >= count) << "count " << count << " index " << i;
+        ASSERT_EQ(wide[i] == -7.0f, static_cast<std::int64_t>(i) >= count)
+            << "count " << count << " index " << i;
       std::vector<std::uint16_t> narrowed(bits.size(), 0xabcd);
       narrow(wide.data(), count, t, narrowed.data());
       for (std::size_t i = 0; i < wide.size(); ++i)
-        ASSERT_EQ(narrowed[i] == 0xabcd, static_cast<std::int64_t>(i) >= count) << "count " << count << " index " << i;
+        ASSERT_EQ(narrowed[i] == 0xabcd, static_cast<std::int64_t>(i) >= count)
+            << "count " << count << " index " << i;
     }
 }
 
 // ------ Positions
 
-// Offsets of all kinds: random bits (every exponent, NaN, infinite), integers, next to integers, small numbers.
+// Offsets of all kinds: random bits (every exponent, NaN, infinite), integers, next to integers, small
+// numbers.
 template <class F>
 class OffsetMix {
  public:
@@ -180,15 +198,22 @@ class Located {  // one strip of one row with its own memory
   std::unique_ptr<Strip<F>> strip;
 };
 
-// A 7 x 300 map, 3 groups of 2 x 3 taps (lanes that fill no whole number of vectors), everything different along H and W.
+// A 7 x 300 map, 3 groups of 2 x 3 taps (lanes that fill no whole number of vectors), everything different
+// along H and W.
 template <class F>
 Problem position_problem(std::vector<F>& offsets, std::int64_t wo) {
   Problem p;
-  p.n = 1, p.h = 7, p.w = 300, p.c = 3, p.kh = 2, p.kw = 3, p.groups = 3, p.stride_h = 2, p.stride_w = 3, p.dil_h = 5, p.dil_w = 2;
+  p.n = 1, p.h = 7, p.w = 300, p.c = 3, p.kh = 2, p.kw = 3, p.groups = 3, p.stride_h = 2, p.stride_w = 3,
+  p.dil_h = 5, p.dil_w = 2;
   p.top = 3, p.left = 1, p.ho = 4, p.wo = wo;
   const std::int64_t channels = 3 * p.lanes();
   offsets.resize(static_cast<std::size_t>(p.ho * wo * channels));
-  p.offsets = {reinterpret_cast<char*>(offsets.data()), dtype_of<F>(), p.ho * wo * channels, wo * channels, channels, 1};
+  p.offsets = {reinterpret_cast<char*>(offsets.data()),
+               dtype_of<F>(),
+               p.ho * wo * channels,
+               wo * channels,
+               channels,
+               1};
   return p;
 }
 
@@ -198,7 +223,8 @@ struct Expected {
   bool live;
   std::int64_t cell;
   F fraction, complement;
-  Expected(F offset, std::int64_t base, std::int64_t size, bool closed) : live(false), cell(0), fraction(0), complement(0) {
+  Expected(F offset, std::int64_t base, std::int64_t size, bool closed)
+      : live(false), cell(0), fraction(0), complement(0) {
     const F floor = std::floor(offset);
     if (!math::reaches(floor)) return;
     cell = math::cell(base, floor);
@@ -231,16 +257,20 @@ void positions_are_those_of_math_h(int rounds) {
           const F m = pixel[2 * p.lanes() + l];
           const bool live = h.live && w.live;
           (live ? seen_live : seen_dead) += 1;
-          ASSERT_EQ(s.h0[at], live ? h.cell : kDead) << "offsets " << pixel[l] << ", " << pixel[p.lanes() + l];
-          const F want[] = {live ? h.complement : 0, live ? h.fraction : 0, live ? w.complement : 0, live ? w.fraction : 0};
+          ASSERT_EQ(s.h0[at], live ? h.cell : kDead)
+              << "offsets " << pixel[l] << ", " << pixel[p.lanes() + l];
+          const F want[] = {live ? h.complement : 0, live ? h.fraction : 0, live ? w.complement : 0,
+                            live ? w.fraction : 0};
           const F got[] = {s.hh[at], s.lh[at], s.hw[at], s.lw[at]};
-          ASSERT_EQ(std::memcmp(got, want, sizeof got), 0) << "offsets " << pixel[l] << ", " << pixel[p.lanes() + l];
+          ASSERT_EQ(std::memcmp(got, want, sizeof got), 0)
+              << "offsets " << pixel[l] << ", " << pixel[p.lanes() + l];
           ASSERT_EQ(s.w0[at], live ? w.cell : 0);
           const bool same_mask = live ? s.m[at] == m || std::isnan(m) : s.m[at] == 0;
           ASSERT_TRUE(same_mask) << s.m[at] << " for mask " << m;
-          const F weights[] = {m * h.complement * w.complement, m * h.complement * w.fraction, m * h.fraction * w.complement,
-                               m * h.fraction * w.fraction};
-          const bool same_weights = !live || !std::isfinite(m) || !std::memcmp(s.weights + 4 * at, weights, sizeof weights);
+          const F weights[] = {m * h.complement * w.complement, m * h.complement * w.fraction,
+                               m * h.fraction * w.complement, m * h.fraction * w.fraction};
+          const bool same_weights =
+              !live || !std::isfinite(m) || !std::memcmp(s.weights + 4 * at, weights, sizeof weights);
           ASSERT_TRUE(same_weights) << "mask " << m;
         }
     }
@@ -271,7 +301,8 @@ void finish_is_that_of_math_h(bool second, bool modulated) {
   p.offsets.w = channels, p.offsets.h = wo * channels;
   if (modulated)
     for (std::int64_t i = 0; i < p.ho * wo; ++i)
-      for (std::int64_t l = 0; l < lanes; ++l) offsets[static_cast<std::size_t>(i * channels + 2 * lanes + l)] = normal(random);
+      for (std::int64_t l = 0; l < lanes; ++l)
+        offsets[static_cast<std::size_t>(i * channels + 2 * lanes + l)] = normal(random);
   std::vector<F> gg(offsets.size()), out(offsets.size(), F{-77});
   for (F& v : gg) v = normal(random);
   p.gg_offsets = p.offsets, p.gg_offsets.data = reinterpret_cast<char*>(gg.data());
@@ -295,7 +326,9 @@ void finish_is_that_of_math_h(bool second, bool modulated) {
     for (std::int64_t l = 0; l < lanes; ++l) {
       const std::int64_t at = i * s.pitch + l, pixel = (wo + i) * channels;
       const F *d = dots.data() + (i * lanes + l) * stride, *u = d + 4;
-      const auto plane = [&](const std::vector<F>& v, std::int64_t q) { return v[static_cast<std::size_t>(pixel + q * lanes + l)]; };
+      const auto plane = [&](const std::vector<F>& v, std::int64_t q) {
+        return v[static_cast<std::size_t>(pixel + q * lanes + l)];
+      };
       const F a = plane(gg, 0), b = plane(gg, 1), e = modulated ? plane(gg, 2) : 0, m = s.m[at];
       const F hh = s.hh[at], lh = s.lh[at], hw = s.hw[at], lw = s.lw[at];
       F want[3] = {0, 0, 0};
@@ -310,16 +343,19 @@ void finish_is_that_of_math_h(bool second, bool modulated) {
         want[2] = math::second_mask(hh, lh, hw, lw, a, b, d[0], d[1], d[2], d[3], u[0], u[1], u[2], u[3]);
         for (int k = 0; k < 4; ++k) {
           const F w = math::second_weight(hh, lh, hw, lw, m, a, b, e, k / 2, k % 2);
-          const F bound = 8 * eps * (std::abs(m * a) + std::abs(m * b) + std::abs(e));  // each weight factor is at most 1
+          const F bound =
+              8 * eps * (std::abs(m * a) + std::abs(m * b) + std::abs(e));  // each weight factor is at most 1
           ASSERT_LE(std::abs(s.second[4 * at + k] - w), bound);
         }
       }
       F magnitude = 0;
       for (std::int64_t k = 0; k < stride; ++k) magnitude += std::abs(d[k]);
       // At most 4 factors of size (1 + |m|)(1 + |a| + |b| + |e|) on each dot; some 8 roundings either way.
-      const F bound = live ? 16 * eps * magnitude * (1 + std::abs(m)) * (1 + std::abs(a) + std::abs(b) + std::abs(e)) : 0;
+      const F bound =
+          live ? 16 * eps * magnitude * (1 + std::abs(m)) * (1 + std::abs(a) + std::abs(b) + std::abs(e)) : 0;
       for (std::int64_t q = 0; q < p.planes(); ++q)
-        ASSERT_LE(std::abs(plane(out, q) - want[q]), bound) << "plane " << q << " lane " << l << " pixel " << i;
+        ASSERT_LE(std::abs(plane(out, q) - want[q]), bound)
+            << "plane " << q << " lane " << l << " pixel " << i;
     }
 }
 

@@ -97,15 +97,12 @@ Operation valid_operation(FuzzedDataProvider& in) {
 int64_t any_integer(FuzzedDataProvider& in) {
   constexpr int64_t most = std::numeric_limits<int64_t>::max();
   switch (in.ConsumeIntegralInRange(0, 3)) {
-    case 0:
-      return in.ConsumeIntegralInRange<int64_t>(-2, 9);
-    case 1:
-      return (int64_t{1} << in.ConsumeIntegralInRange(0, 62)) + in.ConsumeIntegralInRange(-1, 1);
+    case 0: return in.ConsumeIntegralInRange<int64_t>(-2, 9);
+    case 1: return (int64_t{1} << in.ConsumeIntegralInRange(0, 62)) + in.ConsumeIntegralInRange(-1, 1);
     case 2:
       return in.ConsumeBool() ? most - in.ConsumeIntegralInRange(0, 2)
                               : -most - in.ConsumeIntegralInRange(0, 1);
-    default:
-      return in.ConsumeIntegral<int64_t>();
+    default: return in.ConsumeIntegral<int64_t>();
   }
 }
 
@@ -120,40 +117,27 @@ void change(FuzzedDataProvider& in, Operation& op, std::string& name) {
   };
   switch (in.ConsumeIntegralInRange(0, 15)) {
     case 0:
-    case 1:
-      return list(t.shape);
+    case 1: return list(t.shape);
     case 2:
       return t.strides.size() ? list(t.strides)
                               : void(t.strides = Ints{any_integer(in), any_integer(in), any_integer(in), 1});
-    case 3:
-      return void(t.dtype = static_cast<DType>(in.ConsumeIntegralInRange(-1, 4)));
+    case 3: return void(t.dtype = static_cast<DType>(in.ConsumeIntegralInRange(-1, 4)));
     case 4:
       return void(t.device = {static_cast<DeviceType>(in.ConsumeIntegralInRange(0, 2)),
                               in.ConsumeIntegralInRange(-1, 1)});
-    case 5:
-      return void(t.read_only = true);
-    case 6:
-      return void(t = Tensor{});
-    case 7:
-      return list(a.ksize);
-    case 8:
-      return list(a.strides);
-    case 9:
-      return list(a.pads);
-    case 10:
-      return list(a.dilations);
-    case 11:
-      return void(a.deformable_groups = any_integer(in));
+    case 5: return void(t.read_only = true);
+    case 6: return void(t = Tensor{});
+    case 7: return list(a.ksize);
+    case 8: return list(a.strides);
+    case 9: return list(a.pads);
+    case 10: return list(a.dilations);
+    case 11: return void(a.deformable_groups = any_integer(in));
     case 12:
       name = in.ConsumeRandomLengthString(6);
       return void((in.ConsumeBool() ? a.border : a.data_format) = name.c_str());
-    case 13:
-      name = in.ConsumeRandomLengthString(10);
-      return void(op.execution.backend = name.c_str());
-    case 14:
-      return void(op.execution.threads = in.ConsumeIntegralInRange(-5, 70));
-    default:
-      return void(a.modulated = !a.modulated);
+    case 13: name = in.ConsumeRandomLengthString(10); return void(op.execution.backend = name.c_str());
+    case 14: return void(op.execution.threads = in.ConsumeIntegralInRange(-5, 70));
+    default: return void(a.modulated = !a.modulated);
   }
 }
 
@@ -197,12 +181,9 @@ double get(const char* at, DType t) {
   float single;
   double value;
   switch (t) {
-    case DType::float32:
-      return std::memcpy(&single, at, 4), single;
-    case DType::float64:
-      return std::memcpy(&value, at, 8), value;
-    default:
-      std::memcpy(&half, at, 2);
+    case DType::float32: return std::memcpy(&single, at, 4), single;
+    case DType::float64: return std::memcpy(&value, at, 8), value;
+    default: std::memcpy(&half, at, 2);
   }
   const int digits = t == DType::float16 ? 10 : 7, bias = t == DType::float16 ? 15 : 127;
   const int exponent = (half & 0x7fff) >> digits, fraction = half & ((1 << digits) - 1);
