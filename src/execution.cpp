@@ -131,8 +131,11 @@ void Workers::dispatch(int n, tapfield_parallel_body body, void* context) const 
   if (parallel_for_) return parallel_for_(pool_, n, body, context);
 #if TAPFIELD_TBB
   if (!in_forked_child && tbb_allows(n)) {
-    tbb::task_arena arena(n);
-    arena.execute([&] {
+    // Each calling thread keeps its last arena: making one takes as long as a small phase.
+    thread_local int size = 0;
+    thread_local std::unique_ptr<tbb::task_arena> arena;
+    if (size != n) arena = std::make_unique<tbb::task_arena>(n), size = n;
+    arena->execute([&] {
       tbb::parallel_for(
           0, n, [&](int slot) { body(context, slot, slot + 1); }, tbb::static_partitioner());
     });
