@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other libraries' layouts to tapfield's and back; docs/operators.md, "Other libraries' layouts".
+"""Other libraries' layouts to tapfield's and back; docs/operators.md, "Other libraries".
 
 For NumPy, PyTorch and JAX arrays alike: nothing is used but slices and the array's own concat, stack, reshape
 and moveaxis, so that gradients flow through. L = deformable_groups*Kh*Kw is the number of taps of one output
