@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "operator.h"
+
+#include <cmath>
+
+namespace tapfield::bench {
+namespace {
+
+// Normal values, fast: a table that is walked in a scrambled order.
+class Normal {
+ public:
+  explicit Normal(unsigned seed) : state_(seed * 2654435761u + 1) {}
+  double operator()() {
+    static const std::vector<double> table = testing::normal_values(1 << 16, 5);
+    state_ = state_ * 6364136223846793005ull + 1442695040888963407ull;
+    return table[state_ >> 48];
+  }
+
+ private:
+  std::uint64_t state_;
+};
+
+const char* pass_name(Pass p) {
+  return p == Pass::forward ? "forward" : p == Pass::grad ? "grad" : "grad_grad";
+}
+
+}  // namespace
+
+std::string Spec::name() const {
+  const std::string prefix = "bench_";
+  return std::string(pass_name(pass)) + '/' + c.name.substr(prefix.size()) + '/' + tapfield::name_of(dtype) +
+         '/' + offsets + (nchw ? "/NCHW" : "");
+}
+
+Operator::Operator(const Spec& spec) : spec_(spec) {
+  attributes_ = spec_.c.attributes(spec_.nchw);  // points into spec_
+  const testing::Shape x = spec_.c.x, offsets = spec_.c.offsets_shape(), y = spec_.c.y_shape();
+  x_ = make(x), offsets_ = make(offsets);
+  fill(x_, 1, 1), fill_offsets();
+  if (spec_.pass != Pass::grad) y_ = make(y), fill(y_, 0, 1);  // grad_grad's first output has y's shape
+  if (spec_.pass == Pass::forward) return;
+  grad_ = make(y), grad_x_ = make(x), grad_offsets_ = make(offsets);
+  fill(grad_, 1, 2), fill(grad_x_, 0, 1), fill(grad_offsets_, 0, 1);
+  if (spec_.pass == Pass::grad) return;
+  gg_x_ = make(x), gg_offsets_ = make(offsets);
+  fill(gg_x_, 1, 3), fill(gg_offsets_, 1, 4);
+}
+
+Operator::Buffer Operator::make(const testing::Shape& s) const {
+  Buffer b;
+  b.bytes = static_cast<std::size_t>(testing::elements(s) * size_of(spec_.dtype));
+  b.data.reset(static_cast<char*>(std::aligned_alloc(64, (b.bytes + 63) / 64 * 64)));
+  if (spec_.nchw)
+    b.tensor = Tensor(b.data.get(), spec_.dtype, {s[0], s[3], s[1], s[2]});
+  else
+    b.tensor = Tensor(b.data.get(), spec_.dtype, {s[0], s[1], s[2], s[3]});
+  return b;
+}
+
+void Operator::fill(Buffer& b, double deviation, unsigned seed) const {
+  Normal normal(seed);
+  const auto size = static_cast<std::size_t>(size_of(spec_.dtype));
+  for (std::size_t i = 0; i < b.bytes; i += size)
+    testing::encode(deviation == 0 ? 0 : deviation * normal(), spec_.dtype, b.data.get() + i);
+}
+
+void Operator::fill_offsets() {
+  const testing::Case& c = spec_.c;
+  const auto size = static_cast<std::size_t>(size_of(spec_.dtype));
+  const std::int64_t lanes = c.lanes(), ho = c.ho(), wo = c.wo(), planes = c.modulated ? 3 : 2;
+  const std::string kind = spec_.offsets != "own" ? spec_.offsets : c.kind == "flow" ? "flow" : "";
+  const std::vector<double> own =
+      kind.empty() ? testing::offsets_values(c, spec_.dtype) : std::vector<double>();
+  const double deviation = kind == "zero" ? 0 : kind == "std20" ? 20 : kind == "flow" ? 0.5 : 1;
+  Normal normal(7);
+  std::size_t i = 0;
+  for (std::int64_t n = 0; n < c.x[0]; ++n)
+    for (std::int64_t h = 0; h < ho; ++h)
+      for (std::int64_t w = 0; w < wo; ++w)
+        for (std::int64_t l = 0; l < planes * lanes; ++l, ++i) {
+          double value = own.empty() ? deviation * normal() : own[i];
+          if (own.empty() && l >= 2 * lanes) value = normal();
+          if (kind == "flow" && l < 2 * lanes)  // smooth, up to 10 pixels
+            value += 10 * (l < lanes ? std::sin(6 * static_cast<double>(h) / static_cast<double>(ho))
+                                     : std::cos(5 * static_cast<double>(w) / static_cast<double>(wo)));
+          std::size_t at = i;
+          if (spec_.nchw) at = static_cast<std::size_t>(((n * planes * lanes + l) * ho + h) * wo + w);
+          testing::encode(value, spec_.dtype, offsets_.data.get() + at * size);
+        }
+}
+
+void Operator::run(const Execution& e) {
+  switch (spec_.pass) {
+    case Pass::forward: return deformable_offsets(x_.tensor, offsets_.tensor, attributes_, y_.tensor, e);
+    case Pass::grad:
+      return deformable_offsets_grad(grad_.tensor, x_.tensor, offsets_.tensor, attributes_, grad_x_.tensor,
+                                     grad_offsets_.tensor, e);
+    case Pass::grad_grad:
+      return deformable_offsets_grad_grad(grad_.tensor, x_.tensor, offsets_.tensor, gg_x_.tensor,
+                                          gg_offsets_.tensor, attributes_, y_.tensor, grad_x_.tensor,
+                                          grad_offsets_.tensor, e);
+  }
+}
+
+std::size_t Operator::workspace(const Execution& e) const {
+  switch (spec_.pass) {
+    case Pass::forward: return workspace_size(x_.tensor, offsets_.tensor, attributes_, y_.tensor, e);
+    case Pass::grad:
+      return workspace_size(grad_.tensor, x_.tensor, offsets_.tensor, attributes_, grad_x_.tensor,
+                            grad_offsets_.tensor, e);
+    default:
+      return workspace_size(grad_.tensor, x_.tensor, offsets_.tensor, gg_x_.tensor, gg_offsets_.tensor,
+                            attributes_, y_.tensor, grad_x_.tensor, grad_offsets_.tensor, e);
+  }
+}
+
+std::size_t Operator::workspace_bound(int threads) const {
+  const testing::Case& c = spec_.c;
+  const std::int64_t taps = c.ho() * c.wo() * c.lanes(), x = c.x[1] * c.x[2] * c.x[3];
+  std::int64_t bytes =
+      (spec_.dtype == DType::float64 ? 96 : 64) * taps + 8 * x + threads * (std::int64_t{16} << 20);
+  if (spec_.nchw) bytes += c.ho() * c.kh * c.wo() * c.kw * c.x[3] * size_of(spec_.dtype) * 35 / 100;
+  return static_cast<std::size_t>(bytes);
+}
+
+std::vector<Span> Operator::read() const {
+  std::vector<Span> all;
+  for (const Buffer* b : {&x_, &offsets_, &grad_, &gg_x_, &gg_offsets_})
+    if (b->data) all.push_back({b->data.get(), b->bytes});
+  return all;
+}
+
+std::vector<Span> Operator::written() const {
+  std::vector<Span> all;
+  for (const Buffer* b : {&y_, &grad_x_, &grad_offsets_})
+    if (b->data) all.push_back({b->data.get(), b->bytes});
+  return all;
+}
+
+std::size_t Operator::bytes() const {
+  std::size_t sum = 0;
+  for (const Span& s : read()) sum += s.bytes;
+  for (const Span& s : written()) sum += s.bytes;
+  return sum;
+}
+
+}  // namespace tapfield::bench
