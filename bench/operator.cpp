@@ -20,6 +20,10 @@ class Normal {
   std::uint64_t state_;
 };
 
+Block block(std::size_t bytes) {
+  return Block(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+}
+
 const char* pass_name(Pass p) {
   return p == Pass::forward ? "forward" : p == Pass::grad ? "grad" : "grad_grad";
 }
@@ -49,7 +53,7 @@ Operator::Operator(const Spec& spec) : spec_(spec) {
 Operator::Buffer Operator::make(const testing::Shape& s) const {
   Buffer b;
   b.bytes = static_cast<std::size_t>(testing::elements(s) * size_of(spec_.dtype));
-  b.data.reset(static_cast<char*>(std::aligned_alloc(64, (b.bytes + 63) / 64 * 64)));
+  b.data = block(b.bytes);
   if (spec_.nchw)
     b.tensor = Tensor(b.data.get(), spec_.dtype, {s[0], s[3], s[1], s[2]});
   else
@@ -68,18 +72,25 @@ void Operator::fill_offsets() {
   const testing::Case& c = spec_.c;
   const auto size = static_cast<std::size_t>(size_of(spec_.dtype));
   const std::int64_t lanes = c.lanes(), ho = c.ho(), wo = c.wo(), planes = c.modulated ? 3 : 2;
-  const std::string kind = spec_.offsets != "own" ? spec_.offsets : c.kind == "flow" ? "flow" : "";
-  const std::vector<double> own =
-      kind.empty() ? testing::offsets_values(c, spec_.dtype) : std::vector<double>();
-  const double deviation = kind == "zero" ? 0 : kind == "std20" ? 20 : kind == "flow" ? 0.5 : 1;
+  std::string kind = spec_.offsets == "own" ? c.kind : spec_.offsets;
+  double deviation = c.std_deviation;
+  if (kind == "zero") kind = "normal", deviation = 0;
+  if (kind.rfind("std", 0) == 0) deviation = std::stod(kind.substr(3)), kind = "normal";
+  if (kind == "flow") deviation = 0.5;
+  std::vector<double> table;  // of the kinds that are not drawn below
+  if (kind != "normal" && kind != "flow") {
+    testing::Case other = c;
+    other.kind = kind;
+    table = testing::offsets_values(other, spec_.dtype);
+  }
   Normal normal(7);
   std::size_t i = 0;
   for (std::int64_t n = 0; n < c.x[0]; ++n)
     for (std::int64_t h = 0; h < ho; ++h)
       for (std::int64_t w = 0; w < wo; ++w)
         for (std::int64_t l = 0; l < planes * lanes; ++l, ++i) {
-          double value = own.empty() ? deviation * normal() : own[i];
-          if (own.empty() && l >= 2 * lanes) value = normal();
+          double value = table.empty() ? normal() : table[i];
+          if (table.empty() && l < 2 * lanes) value *= deviation;
           if (kind == "flow" && l < 2 * lanes)  // smooth, up to 10 pixels
             value += 10 * (l < lanes ? std::sin(6 * static_cast<double>(h) / static_cast<double>(ho))
                                      : std::cos(5 * static_cast<double>(w) / static_cast<double>(wo)));
@@ -102,16 +113,12 @@ void Operator::run(const Execution& e) {
   }
 }
 
-std::size_t Operator::workspace(const Execution& e) const {
-  switch (spec_.pass) {
-    case Pass::forward: return workspace_size(x_.tensor, offsets_.tensor, attributes_, y_.tensor, e);
-    case Pass::grad:
-      return workspace_size(grad_.tensor, x_.tensor, offsets_.tensor, attributes_, grad_x_.tensor,
-                            grad_offsets_.tensor, e);
-    default:
-      return workspace_size(grad_.tensor, x_.tensor, offsets_.tensor, gg_x_.tensor, gg_offsets_.tensor,
-                            attributes_, y_.tensor, grad_x_.tensor, grad_offsets_.tensor, e);
-  }
+Problem Operator::problem() const {
+  const auto given = [](const Buffer& b) { return b.data ? &b.tensor : nullptr; };
+  Arguments a{.x = &x_.tensor, .offsets = &offsets_.tensor, .grad = given(grad_), .gg_x = given(gg_x_)};
+  a.gg_offsets = given(gg_offsets_), a.grad_x = given(grad_x_), a.grad_offsets = given(grad_offsets_);
+  (spec_.pass == Pass::forward ? a.y : a.grad_grad) = given(y_);
+  return make_problem(spec_.pass, a, attributes_, /*with_data=*/true);
 }
 
 std::size_t Operator::workspace_bound(int threads) const {
@@ -143,5 +150,12 @@ std::size_t Operator::bytes() const {
   for (const Span& s : written()) sum += s.bytes;
   return sum;
 }
+
+Kernel::Kernel(const Operator& op, const Execution& execution)
+    : problem_(op.problem()),
+      row_(choose(problem_, DeviceType::cpu, execution.backend)),
+      workers_(execution, problem_.y_elements()),
+      bytes_(row_.workspace(problem_, workers_.slots())),
+      block_(block(bytes_)) {}
 
 }  // namespace tapfield::bench

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""./dev bench accept [REGEX]: what the CPU backend must reach (bench/required.py) beside what it reaches.
+
+REGEX picks lines by "SECTION: ROW". Exit status 1 if a figure is over what it must be by more than SLACK.
+"""
+
+import os
+import re
+import statistics
+import sys
+import time
+
+import required
+import rows as bench
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+SLACK = 0.15  # medians of a shared machine move as much from run to run
+OVERHEAD = "outside the kernel of a 1x64x8x8 layer, us"
+TINY = {w: f"{w}/tiny/float32/std1/threads:1" for w in ("forward", "grad", "grad_grad")}
+
+
+def figures(line, measured):
+    """(figure, note) of a Line; measured: {target: {name: Row}}."""
+    row = measured[line.target][line.row]
+    base = measured[None][line.base] if line.base else None
+    if error := row.error or (base and base.error):
+        return float("nan"), error
+    if not base:
+        return row.x, f"{row.low:.2f} to {row.high:.2f}, {row.ms:.3g} ms"
+    return row.ms / base.ms, f"{row.ms:.3g} of {base.ms:.3g} ms, {row.x:.2f} x floor"
+
+
+def verdict(figure, most):
+    """ok; slack: over by no more than SLACK; or over, which a figure that is none is too."""
+    return "ok" if figure <= most else "slack" if figure <= most * (1 + SLACK) else "over"
+
+
+def judged(line, measured):
+    figure, note = figures(line, measured)
+    said = verdict(figure, line.most)
+    if line.floor and said != "ok":  # the other way to pass
+        said = min(said, verdict(measured[line.target][line.row].x, line.floor), key=["ok", "slack", "over"].index)
+    return figure, line.most, line.aim, said, line.row, note
+
+
+def numpy_us(which):
+    """Median microseconds of a call through NumPy on the layer of TINY, which allocates its outputs."""
+    import numpy as np
+    import tapfield
+
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    x, offsets, grad = normal(1, 8, 8, 64), normal(1, 8, 8, 27), normal(1, 24, 24, 64)
+    gg = [normal(*x.shape), normal(*offsets.shape)]
+    function, inputs = {
+        "forward": (tapfield.deformable_offsets, [x, offsets]),
+        "grad": (tapfield.deformable_offsets_grad, [grad, x, offsets]),
+        "grad_grad": (tapfield.deformable_offsets_grad_grad, [grad, x, offsets, *gg]),
+    }[which]
+    times = []
+    for _ in range(9):
+        begin = time.perf_counter()
+        for _ in range(200):
+            function(*inputs, ksize=(3, 3), strides=(1, 1, 1, 1), pads=(1, 1, 1, 1))
+        times.append((time.perf_counter() - begin) / 200)
+    return statistics.median(times) * 1e6
+
+
+def overhead(tiny):
+    """Judged lines of what a call costs besides its kernel; tiny: {name: Row}."""
+    for which, name in TINY.items():
+        row = tiny[name]
+        kernel = row.ms * 1e3 - row.outside_us
+        for door, spent in ("C++", row.outside_us), ("NumPy", numpy_us(which) - kernel):
+            most = required.OUTSIDE_US[door]
+            yield spent, most, None, verdict(spent, most), f"{which} through {door}", f"kernel {kernel:.1f} us"
+
+
+def collect(lines):
+    """{target: {name: Row}} of all that lines need, in one run a target."""
+    needs = {None: set()}
+    for line in lines:
+        for target, names in line.needs().items():
+            needs.setdefault(target, set()).update(names)
+    measured = {}
+    for target, names in needs.items():
+        out = bench.PROGRAM.parent / f"accept-{target or 'best'}.json"
+        more = [f"--target={target}"] if target else []
+        _, measured[target] = bench.measure(names, out, "--threads=1,2", *more) if names else (None, {})
+    return measured
+
+
+def main(pattern=""):
+    wanted = lambda section, row: re.search(pattern, f"{section}: {row}")
+    lines = [line for line in required.lines() if wanted(line.section, line.row)]
+    if os.cpu_count() < 2:
+        lines = [line for line in lines if "threads:2" not in line.row]
+        print("one processor: no lines about two threads")
+    measured = collect(lines)
+    sections = {}
+    for line in lines:
+        sections.setdefault(line.section, []).append(judged(line, measured))
+    if wanted(OVERHEAD, "tiny"):
+        _, tiny = bench.measure(TINY.values(), bench.PROGRAM.parent / "accept-tiny.json")
+        sections[OVERHEAD] = list(overhead(tiny))
+
+    table = Table("is", "must", "aim", "", "row", "", box=box.SIMPLE_HEAD)
+    counts = dict.fromkeys(["ok", "slack", "over"], 0)
+    colours = {"ok": "green", "slack": "yellow", "over": "red"}
+    for section, judgements in sections.items():
+        table.add_row("", "", "", "", f"[bold]{section}")
+        for figure, most, aim, said, name, note in judgements:
+            counts[said] += 1
+            aims = f"{aim:g}" if aim else ""
+            table.add_row(f"{figure:.2f}", f"{most:.3g}", aims, f"[{colours[said]}]{said}", name, note)
+        table.add_section()
+    console = Console()
+    console.print(table)
+    console.print(f"{counts['ok']} ok, {counts['slack']} within {SLACK:.0%} of it, {counts['over']} over")
+    return 1 if counts["over"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:2]))

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "measure.h"
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <memory>
+
+namespace tapfield::bench {
+namespace {
+
+bool failed = false;
+
+double seconds(int batch, const std::function<void()>& call) {
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < batch; ++i) call();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count() / batch;
+}
+
+double best_of_two(int batch, const std::function<void()>& call) {
+  const double first = seconds(batch, call);
+  return std::min(first, seconds(batch, call));
+}
+
+// Calls in a batch: some milliseconds, so that waking threads does not count as memory traffic.
+int batch_of(const std::function<void()>& call) {
+  return std::clamp(static_cast<int>(3e-3 / best_of_two(1, call)), 1, 1000);
+}
+
+double median(std::vector<double> v) {
+  std::nth_element(v.begin(), v.begin() + static_cast<std::ptrdiff_t>(v.size() / 2), v.end());
+  return v[v.size() / 2];
+}
+
+// Rows of one call stand together: its tensors are made once.
+Operator& operator_of(const Spec& spec) {
+  static std::string name;
+  static std::unique_ptr<Operator> last;
+  if (name != spec.name()) last.reset(), last = std::make_unique<Operator>(spec), name = spec.name();
+  return *last;
+}
+
+// Copies half as many bytes as a call moves, so that reading and writing make as many.
+class Memcpy {
+ public:
+  explicit Memcpy(std::size_t bytes) : half_(bytes / 2) {
+    if (from_.size() < half_) from_.assign(half_, 1), to_.assign(half_, 1);
+  }
+  void run(const Workers& workers) const { copy(workers, {from_.data(), half_}, {to_.data(), half_}); }
+
+ private:
+  static inline std::vector<char> from_, to_;
+  std::size_t half_;
+};
+
+}  // namespace
+
+bool any_failed() { return failed; }
+
+void measure(benchmark::State& state, const Spec& spec, int threads, int pairs) {
+  Operator& op = operator_of(spec);
+  Execution execution;
+  execution.threads = threads;
+  const Workers workers(execution, 1);
+  const Kernel kernel(op, execution);
+  const Memcpy memcpy(op.bytes());
+  const auto read = op.read(), written = op.written();
+
+  bool streaming = false;
+  const auto call = [&] { op.run(execution); };
+  const auto floor = [&] { move(workers, read, written, streaming); };
+  const int batch = batch_of(call), floor_batch = batch_of(floor);
+  const bool small = seconds(batch, call) < 1e-3;
+  const double plain = best_of_two(floor_batch, floor);
+  streaming = true;
+  streaming = best_of_two(floor_batch, floor) < plain;
+
+  for (auto _ : state) {
+    std::vector<double> times, floors, ratios, copies, outside;
+    for (int i = 0; i < pairs; ++i) {
+      times.push_back(seconds(batch, call));
+      floors.push_back(best_of_two(floor_batch, floor));
+      ratios.push_back(times.back() / floors.back());
+      copies.push_back(seconds(floor_batch, [&] { memcpy.run(workers); }));
+      if (small) outside.push_back(seconds(batch, call) - seconds(batch, [&] { kernel.run(); }));
+    }
+    std::sort(ratios.begin(), ratios.end());
+    state.SetIterationTime(median(times));
+    auto& c = state.counters;
+    constexpr double mib = 1 << 20;
+    const std::size_t bound = op.workspace_bound(threads), ends = pairs < 6 ? 0 : 1;
+    c["x"] = median(ratios);
+    c["x_low"] = ratios[ends], c["x_high"] = ratios[ratios.size() - 1 - ends];
+    c["floor_ms"] = median(floors) * 1e3;
+    c["GB/s"] = static_cast<double>(op.bytes()) / median(floors) / 1e9;
+    const double of_memcpy = c["of_memcpy"] = median(copies) / median(floors);
+    c["MiB"] = static_cast<double>(kernel.workspace()) / mib, c["MiB_bound"] = static_cast<double>(bound) / mib;
+    if (small) c["outside_us"] = median(outside) * 1e6;
+    if (of_memcpy < 0.8)
+      failed = true, state.SkipWithError("the floor's bandwidth is below 80% of memcpy's");
+    else if (kernel.workspace() > bound)
+      failed = true, state.SkipWithError("scratch is above its bound");
+  }
+}
+
+}  // namespace tapfield::bench

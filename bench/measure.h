@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// One row of the benchmark: a call beside the memory floor.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include "operator.h"
+
+namespace tapfield::bench {
+
+// Times `pairs` pairs of a call and its floor (floor.h). The row's time is the median of the calls. Counters:
+//   x                the median of the pairs' ratios, call to floor
+//   x_low, x_high    where that median lies: the second lowest and second highest ratio, which for 9 pairs hold
+//                    the true median with 96%; of fewer than 6 pairs the lowest and highest
+//   floor_ms, GB/s   the median floor and its bandwidth
+//   of_memcpy        that bandwidth as a share of std::memcpy's
+//   MiB, MiB_bound   scratch and what is promised of it
+//   outside_us       where the call takes less than a millisecond: the median of the call less its kernel
+// The row fails where of_memcpy is below 0.8 or scratch is above its bound; so does the run, by any_failed().
+void measure(benchmark::State& state, const Spec& spec, int threads, int pairs);
+
+bool any_failed();
+
+}  // namespace tapfield::bench
