@@ -12,9 +12,6 @@ import time
 
 import required
 import rows as bench
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 SLACK = 0.15  # medians of a shared machine move as much from run to run
 OVERHEAD = "outside the kernel of a 1x64x8x8 layer, us"
@@ -106,7 +103,7 @@ def main(pattern=""):
         _, tiny = bench.measure(TINY.values(), bench.PROGRAM.parent / "accept-tiny.json")
         sections[OVERHEAD] = list(overhead(tiny))
 
-    table = Table("is", "must", "aim", "", "row", "", box=box.SIMPLE_HEAD)
+    table = bench.table("is", "must", "aim", "", "row", "")
     counts = dict.fromkeys(["ok", "slack", "over"], 0)
     colours = {"ok": "green", "slack": "yellow", "over": "red"}
     for section, judgements in sections.items():
@@ -116,7 +113,7 @@ def main(pattern=""):
             aims = f"{aim:g}" if aim else ""
             table.add_row(f"{figure:.2f}", f"{most:.3g}", aims, f"[{colours[said]}]{said}", name, note)
         table.add_section()
-    console = Console()
+    console = bench.console()
     console.print(table)
     console.print(f"{counts['ok']} ok, {counts['slack']} within {SLACK:.0%} of it, {counts['over']} over")
     return 1 if counts["over"] else 0

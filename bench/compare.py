@@ -8,9 +8,6 @@ pairs of a run) are disjoint and the medians are more than LEAST apart.
 import sys
 
 import rows as bench
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 # Between two runs of one program, memory lies elsewhere: medians then differ more than pairs of one run do.
 LEAST = 0.05
@@ -40,7 +37,7 @@ def report(old_path, new_path, console):
     for name in failed:
         console.print(f"[red]fails now:[/] {name}: {new[name].error}")
     changes = compare(old, new)
-    table = Table("change", "before", "now", "row", box=box.SIMPLE_HEAD)
+    table = bench.table("change", "before", "now", "row")
     show = lambda row: f"{row.x:.2f} ({row.low:.2f} to {row.high:.2f})"
     for change, a, b in changes:
         table.add_row(f"[{'red' if change > 0 else 'green'}]{change:+.0%}", show(a), show(b), a.name)
@@ -58,4 +55,4 @@ def report(old_path, new_path, console):
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    sys.exit(report(*sys.argv[1:], Console()))
+    sys.exit(report(*sys.argv[1:], bench.console()))

@@ -20,7 +20,7 @@ struct Call {
 
 constexpr Call kCalls[] = {
     {"a", Pass::grad, DType::float32, "std1"},
-    {"a", Pass::grad, DType::float32, "std20"},
+    {"a", Pass::grad, DType::float32, "std4"},
     {"a", Pass::grad, DType::float32, "std1", true},
     {"a", Pass::grad, DType::float64, "std1"},
     {"a", Pass::grad, DType::bfloat16, "std1"},
@@ -28,7 +28,7 @@ constexpr Call kCalls[] = {
     {"i", Pass::grad, DType::float32, "std1"},
     {"h", Pass::grad, DType::float32, "std1"},
     {"c", Pass::grad, DType::float32, "std1"},
-    {"c", Pass::grad, DType::float32, "std20"},
+    {"c", Pass::grad, DType::float32, "std4"},
     {"c", Pass::grad, DType::float32, "std1", true},
     {"c", Pass::grad, DType::float64, "std1"},
     {"c", Pass::grad, DType::bfloat16, "std1"},

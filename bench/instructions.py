@@ -14,13 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+import rows as bench
 
-HERE = Path(__file__).resolve().parent
-STORED = HERE / "instructions.json"
-PROGRAM = HERE.parent / "build-bench" / "bench" / "tapfield_count"
+STORED = bench.ROOT / "bench" / "instructions.json"
+PROGRAM = bench.PROGRAM.with_name("tapfield_count")
 BAND = 0.03
 
 
@@ -65,7 +62,7 @@ def judge(old, new):
 
 
 def show(lines, console):
-    table = Table("change", "stored", "now", "case", "schedule", "", box=box.SIMPLE_HEAD)
+    table = bench.table("change", "stored", "now", "case", "schedule", "")
     number = lambda entry: f"{entry['instructions']:,}" if entry else ""
     for case, a, b, change, wrong in lines:
         changes = "" if change is None else f"{change:+.1%}"
@@ -77,7 +74,7 @@ def main():
     parser = argparse.ArgumentParser(prog="./dev bench instructions", description=__doc__)
     parser.add_argument("--update", action="store_true", help="store what was counted")
     update = parser.parse_args().update
-    console = Console()
+    console = bench.console()
     compiler, target, new = count()
     if target != "AVX2":
         sys.exit(f"valgrind should make dispatch choose AVX2, but it chose {target}")
@@ -87,7 +84,7 @@ def main():
     if update:
         text = json.dumps({"compiler": compiler, "target": target, "cases": new}, indent=1)
         STORED.write_text(text + "\n", encoding="utf-8")
-        console.print(f"{len(new)} counts stored in {STORED.relative_to(HERE.parent)}")
+        console.print(f"{len(new)} counts stored in {STORED.relative_to(bench.ROOT)}")
         return 0
     if stored["compiler"] != compiler:
         console.print(f"not judged: stored counts are of compiler {stored['compiler']}, this is {compiler}")

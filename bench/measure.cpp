@@ -70,7 +70,7 @@ void measure(benchmark::State& state, const Spec& spec, int threads, int pairs) 
   const auto call = [&] { op.run(execution); };
   const auto floor = [&] { move(workers, read, written, streaming); };
   const int batch = batch_of(call), floor_batch = batch_of(floor);
-  const bool small = seconds(batch, call) < 1e-3;
+  const bool small = seconds(batch, call) < 1e-4;
   const double plain = best_of_two(floor_batch, floor);
   streaming = true;
   streaming = best_of_two(floor_batch, floor) < plain;

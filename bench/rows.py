@@ -7,6 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build-bench" / "bench" / "tapfield_bench"
 
@@ -57,3 +61,15 @@ def measure(names, out, *arguments):
     if missing := sorted(set(names) - set(rows)):
         sys.exit(f"tapfield_bench (exit status {status}) has no rows {', '.join(missing)}")
     return context, rows
+
+
+def console():
+    return Console(width=None if sys.stdout.isatty() else 150, highlight=False)
+
+
+def table(*columns):
+    """A rich table whose cells wrap where they must and are never cut."""
+    t = Table(box=box.SIMPLE_HEAD)
+    for column in columns:
+        t.add_column(column, overflow="fold")
+    return t

@@ -6,7 +6,6 @@ import sys
 
 import compare
 import rows
-from rich.console import Console
 
 parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__, allow_abbrev=False)
 parser.add_argument("--json", metavar="OUT", help="keep the figures")
@@ -16,5 +15,5 @@ arguments, rest = parser.parse_known_args()
 out = arguments.json or rows.PROGRAM.parent / "last.json"
 status = rows.run(rest, out)
 if arguments.compare and status in (0, 1):
-    status = max(status, compare.report(arguments.compare, out, Console()))
+    status = max(status, compare.report(arguments.compare, out, rows.console()))
 sys.exit(status)

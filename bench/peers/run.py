@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """./dev bench peers [NAME ...]: other libraries on the CPU beside ours, each in an environment of its own under
-build-peers/. One table; what cannot be installed or run is named with the reason. CASES are letters or names of the
-case table.
+build-peers/. One table; what cannot be installed or run is named with the reason.
 """
 
 import json
@@ -10,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 HERE = Path(__file__).resolve().parent
-ENVIRONMENTS = HERE.parents[1] / "build-peers"
+sys.path.append(str(HERE.parent))
+
+import rows as bench  # noqa: E402
+
+ENVIRONMENTS = bench.ROOT / "build-peers"
 COMMON = ["ml_dtypes", "numpy"]  # of tapfield and the case table
 PEERS = {
     "mindspore": ["mindspore==2.10.0"],
@@ -23,7 +22,7 @@ PEERS = {
     "onnxruntime": ["onnxruntime==1.32.0", "onnx==1.23.2"],
     "openvino": ["openvino==2026.4.1"],
 }
-CASES = ["a", "resnet50_c5", "c", "e", "f"]
+CASES = ["a", "resnet50_c5", "c", "e", "f"]  # of tests/cases.json, bench_*
 LIMIT = 600  # seconds for a peer's script
 
 
@@ -61,8 +60,7 @@ def measure(name, threads):
 
 
 def table(rows):
-    t = Table("ratio", "ratio, best", "peer ms", "ours ms", "ours, best ms", "pass", "case", "threads", "peer", "",
-              box=box.SIMPLE_HEAD)
+    t = bench.table("ratio", "best", "peer ms", "ours ms", "best ms", "pass", "case", "threads", "peer", "")
     for r in sorted(rows, key=lambda r: (r["pass"], CASES.index(r["case"]), r["threads"], r["peer"])):
         peer, ours, best = r["peer_ms"], r["ours_ms"], r["ours_nhwc_ms"]
         said = "" if r["excess"] <= 1 else f"[red]wrong: {r['excess']:.0f} times its bound"
@@ -78,7 +76,7 @@ def main(names):
         sys.exit(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
     threads = sorted({1, len(os.sched_getaffinity(0))})
     rows = [row for name in names or PEERS for n in threads for row in measure(name, n)]
-    console = Console()
+    console = bench.console()
     console.print(table([r for r in rows if "peer_ms" in r]))
     console.print("ratio: the peer's time over ours on the same NCHW tensors, both allocating their outputs;")
     console.print("best: over ours in NHWC, into outputs that are there. Peers but MindSpore convolve, too, to G channels.")
