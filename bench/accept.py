@@ -4,6 +4,7 @@
 REGEX picks lines by "SECTION: ROW". Exit status 1 if a figure is over what it must be by more than SLACK.
 """
 
+import math
 import os
 import re
 import statistics
@@ -12,21 +13,22 @@ import time
 
 import required
 import rows as bench
+from rows import middle
 
 SLACK = 0.15  # medians of a shared machine move as much from run to run
 OVERHEAD = "outside the kernel of a 1x64x8x8 layer, us"
 TINY = {w: f"{w}/tiny/float32/std1/threads:1" for w in ("forward", "grad", "grad_grad")}
 
 
-def figures(line, measured):
+def figure(line, measured):
     """(figure, note) of a Line; measured: {target: {name: Row}}."""
     row = measured[line.target][line.row]
     base = measured[None][line.base] if line.base else None
     if error := row.error or (base and base.error):
-        return float("nan"), error
+        return math.nan, error
     if not base:
-        return row.x, f"{row.low:.2f} to {row.high:.2f}, {row.ms:.3g} ms"
-    return row.ms / base.ms, f"{row.ms:.3g} of {base.ms:.3g} ms, {row.x:.2f} x floor"
+        return middle(row.x), f"{min(row.x):.2f} to {max(row.x):.2f}, {middle(row.ms):.3g} ms"
+    return row.of(base), f"{middle(row.ms):.3g} of {middle(base.ms):.3g} ms, {middle(row.x):.2f} times its floor"
 
 
 def verdict(figure, most):
@@ -35,11 +37,13 @@ def verdict(figure, most):
 
 
 def judged(line, measured):
-    figure, note = figures(line, measured)
-    said = verdict(figure, line.most)
+    """(figure, most, aim, verdict, row, note)"""
+    is_, note = figure(line, measured)
+    said = verdict(is_, line.most)
     if line.floor and said != "ok":  # the other way to pass
-        said = min(said, verdict(measured[line.target][line.row].x, line.floor), key=["ok", "slack", "over"].index)
-    return figure, line.most, line.aim, said, line.row, note
+        other = verdict(middle(measured[line.target][line.row].x), line.floor)
+        said = min(said, other, key=["ok", "slack", "over"].index)
+    return is_, line.most, line.aim, said, line.row, note
 
 
 def numpy_us(which):
@@ -69,24 +73,20 @@ def overhead(tiny):
     """Judged lines of what a call costs besides its kernel; tiny: {name: Row}."""
     for which, name in TINY.items():
         row = tiny[name]
-        kernel = row.ms * 1e3 - row.outside_us
-        for door, spent in ("C++", row.outside_us), ("NumPy", numpy_us(which) - kernel):
+        outside = middle(row.outside_us)
+        kernel = middle(row.ms) * 1e3 - outside
+        for door, spent in ("C++", outside), ("NumPy", numpy_us(which) - kernel):
             most = required.OUTSIDE_US[door]
             yield spent, most, None, verdict(spent, most), f"{which} through {door}", f"kernel {kernel:.1f} us"
 
 
-def collect(lines):
-    """{target: {name: Row}} of all that lines need, in one run a target."""
-    needs = {None: set()}
+def needs(lines):
+    """{target: names of rows} that lines are made of."""
+    all_of = {}
     for line in lines:
         for target, names in line.needs().items():
-            needs.setdefault(target, set()).update(names)
-    measured = {}
-    for target, names in needs.items():
-        out = bench.PROGRAM.parent / f"accept-{target or 'best'}.json"
-        more = [f"--target={target}"] if target else []
-        _, measured[target] = bench.measure(names, out, "--threads=1,2", *more) if names else (None, {})
-    return measured
+            all_of.setdefault(target, set()).update(names)
+    return all_of
 
 
 def main(pattern=""):
@@ -95,23 +95,22 @@ def main(pattern=""):
     if os.cpu_count() < 2:
         lines = [line for line in lines if "threads:2" not in line.row]
         print("one processor: no lines about two threads")
-    measured = collect(lines)
+    measured = bench.measure(needs(lines), "--threads=1,2") if lines else {}
     sections = {}
     for line in lines:
         sections.setdefault(line.section, []).append(judged(line, measured))
     if wanted(OVERHEAD, "tiny"):
-        _, tiny = bench.measure(TINY.values(), bench.PROGRAM.parent / "accept-tiny.json")
-        sections[OVERHEAD] = list(overhead(tiny))
+        sections[OVERHEAD] = list(overhead(bench.measure({None: set(TINY.values())})[None]))
 
     table = bench.table("is", "must", "aim", "", "row", "")
     counts = dict.fromkeys(["ok", "slack", "over"], 0)
     colours = {"ok": "green", "slack": "yellow", "over": "red"}
     for section, judgements in sections.items():
         table.add_row("", "", "", "", f"[bold]{section}")
-        for figure, most, aim, said, name, note in judgements:
+        for is_, most, aim, said, name, note in judgements:
             counts[said] += 1
             aims = f"{aim:g}" if aim else ""
-            table.add_row(f"{figure:.2f}", f"{most:.3g}", aims, f"[{colours[said]}]{said}", name, note)
+            table.add_row(f"{is_:.2f}", f"{most:.3g}", aims, f"[{colours[said]}]{said}", name, note)
         table.add_section()
     console = bench.console()
     console.print(table)

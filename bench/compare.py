@@ -1,34 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moved between two runs of ./dev bench, beyond noise: compare.py OLD.json NEW.json
+"""What moved between two runs of ./dev bench --json, beyond noise: compare.py OLD.json NEW.json
 
-Ratios to the floor are compared. A row moved if the intervals that hold its medians (x_low to x_high, from the
-pairs of a run) are disjoint and the medians are more than LEAST apart.
+Ratios to the floor are compared. A row moved if every round of one run is above every round of the other, and their
+medians are more than LEAST apart. Of two runs of the same program, 5 rounds each, that happens to one row in 126.
 """
 
 import sys
 
 import rows as bench
+from rows import middle
 
-# Between two runs of one program, memory lies elsewhere: medians then differ more than pairs of one run do.
 LEAST = 0.05
 
 
 def moved(old, new):
-    """new.x / old.x - 1 where that is more than noise, else 0."""
-    change = new.x / old.x - 1
-    apart = new.low > old.high or new.high < old.low
+    """The new ratio over the old, less 1, where that is more than noise, else 0."""
+    change = middle(new.x) / middle(old.x) - 1
+    apart = min(new.x) > max(old.x) or max(new.x) < min(old.x)
     return change if apart and abs(change) > LEAST else 0.0
 
 
 def compare(old, new):
-    """{name: Row} twice -> [(change, old row, new row)] of the rows that moved, the worst first."""
-    both = [(old[n], new[n]) for n in new if n in old and not (old[n].error or new[n].error)]
-    changes = [(moved(a, b), a, b) for a, b in both]
-    return sorted((c for c in changes if c[0]), key=lambda c: -c[0])
+    """{name: Row} twice -> [(change, name)] of the rows that moved, the worst first."""
+    changes = [(moved(old[n], new[n]), n) for n in new if n in old and not (old[n].error or new[n].error)]
+    return sorted((c for c in changes if c[0]), reverse=True)
 
 
 def report(old_path, new_path, console):
-    """Prints what moved; returns 1 if anything became slower or a row that ran fails, else 0."""
+    """Prints what moved; returns 1 if anything became slower or fails that ran, else 0."""
     (old_context, old), (new_context, new) = bench.load(old_path), bench.load(new_path)
     for key in ("processor", "target", "compiler"):
         if old_context.get(key) != new_context.get(key):
@@ -37,18 +36,15 @@ def report(old_path, new_path, console):
     for name in failed:
         console.print(f"[red]fails now:[/] {name}: {new[name].error}")
     changes = compare(old, new)
-    table = bench.table("change", "before", "now", "row")
-    show = lambda row: f"{row.x:.2f} ({row.low:.2f} to {row.high:.2f})"
-    for change, a, b in changes:
-        table.add_row(f"[{'red' if change > 0 else 'green'}]{change:+.0%}", show(a), show(b), a.name)
+    table = bench.table("change", "before", "rounds", "now", "rounds", "row")
+    show = lambda row: (f"{middle(row.x):.2f}", f"{min(row.x):.2f} to {max(row.x):.2f}")
+    for change, name in changes:
+        table.add_row(f"[{'red' if change > 0 else 'green'}]{change:+.0%}", *show(old[name]), *show(new[name]), name)
     if changes:
         console.print(table)
+    slower = sum(change > 0 for change, _ in changes)
     common = sum(n in old for n in new)
-    slower = sum(change > 0 for change, _, _ in changes)
-    console.print(
-        f"{common} rows in both runs: {slower} slower, {len(changes) - slower} faster, the others within noise. "
-        "Ratios to the floor: median (where it lies with 96%)."
-    )
+    console.print(f"{common} rows in both: {slower} slower, {len(changes) - slower} faster, the others within noise")
     return 1 if slower or failed else 0
 
 

@@ -2,7 +2,7 @@
 // Times passes on the bench cases of tests/cases.json beside the memory floor of the same run (measure.h).
 //
 //   tapfield_bench [--quick | --all | --shape=N,H,W,C,K,G ...] [--target=AVX2] [--threads=1,2]
-//                  [Google Benchmark's options]
+//                  [--pairs=9] [Google Benchmark's options]
 //
 // A row is PASS/CASE/DTYPE/OFFSETS[/NCHW]/threads:N. --all has every combination: name some by
 // --benchmark_filter. --shape makes a case with a K x K kernel and offsets of deviation 1.
@@ -24,6 +24,7 @@ constexpr DType kDtypes[] = {DType::float32, DType::float64, DType::bfloat16, DT
 
 struct Options {
   bool quick = false, all = false;
+  int pairs = 9;
   std::vector<int> threads{1};
   std::vector<testing::Case> shapes;
 };
@@ -49,10 +50,9 @@ testing::Case case_of(const std::string& shape) {
 void add(const Options& options, const testing::Case& c, Pass pass, DType dtype, const char* offsets,
          bool nchw = false) {
   const Spec spec{c, pass, dtype, offsets, nchw};
-  const int pairs = options.quick ? 3 : 9;
   for (int t : options.threads)
     benchmark::RegisterBenchmark((spec.name() + "/threads:" + std::to_string(t)).c_str(),
-                                 [spec, t, pairs](benchmark::State& s) { measure(s, spec, t, pairs); })
+                                 [spec, t, pairs = options.pairs](benchmark::State& s) { measure(s, spec, t, pairs); })
         ->UseManualTime()
         ->Iterations(1)
         ->Unit(benchmark::kMillisecond);
@@ -69,10 +69,12 @@ void add_everything(const Options& options, const testing::Case& c) {
 }
 
 void add_letter(const Options& options, const testing::Case& c) {
+  Options one = options;
+  one.threads = {1};
   for (Pass pass : {Pass::grad, Pass::forward}) {
     for (const char* o : {"zero", "std1", "flow", "std20"}) add(options, c, pass, DType::float32, o);
     for (DType t : kDtypes)
-      if (t != DType::float32) add(options, c, pass, t, "std1");
+      if (t != DType::float32) add(one, c, pass, t, "std1");
   }
   add(options, c, Pass::grad_grad, DType::float32, "std1");
 }
@@ -127,6 +129,8 @@ Options parse(int argc, char** argv, std::vector<char*>& rest) {
       o.all = true;
     else if (is("--shape="))
       o.shapes.push_back(case_of(value));
+    else if (is("--pairs="))
+      o.pairs = std::stoi(value);
     else if (is("--target="))
       set_target(value);
     else if (is("--threads=")) {

@@ -16,7 +16,7 @@ namespace tapfield::bench {
 //   of_memcpy        that bandwidth as a share of std::memcpy's
 //   MiB, MiB_bound   scratch and what is promised of it
 //   outside_us       where the call takes less than 0.1 ms: the median of the call less its kernel
-// The row fails where of_memcpy is below 0.8 or scratch is above its bound; so does the run, by any_failed().
+// The row fails where of_memcpy is below 0.8 (calls that move more than a MiB) or scratch is above its bound; so does the run, by any_failed().
 void measure(benchmark::State& state, const Spec& spec, int threads, int pairs);
 
 bool any_failed();

@@ -47,7 +47,7 @@ class Operator {
     Tensor tensor;
   };
   Buffer make(const testing::Shape& logical) const;
-  void fill(Buffer& buffer, double deviation, unsigned seed) const;
+  void fill(Buffer& buffer, unsigned seed) const;
   void fill_offsets();
 
   Spec spec_;

@@ -1,10 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tapfield_bench and reads what it measured."""
+"""Runs tapfield_bench in rounds and gathers what it measured.
+
+A round is a process that measures every row. Noise of a shared machine lasts for seconds, and memory lies elsewhere in
+each process: rounds see both, repetitions of one row in one process do not.
+"""
 
 import json
+import math
+import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich import box
@@ -13,54 +21,90 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build-bench" / "bench" / "tapfield_bench"
+ROUNDS, PAIRS = 5, 3
 
 
-@dataclass(frozen=True)
+def middle(values):
+    """The median of those that are numbers."""
+    return statistics.median([v for v in values if not math.isnan(v)] or [math.nan])
+
+
+@dataclass
 class Row:
-    """One line of tapfield_bench; bench/measure.h says what the figures are."""
+    """A row's figures, one a round, nan where it failed; bench/measure.h says what they are."""
 
-    name: str
-    ms: float
-    x: float
-    low: float
-    high: float
-    floor_ms: float
-    outside_us: float | None = None
-    error: str | None = None
+    x: list
+    ms: list
+    floor_ms: list
+    outside_us: list  # nan where the call is too long to tell
+    error: str | None = None  # of a row that failed in every round
+
+    def of(self, base):
+        """This row's time over another's, as the median of the rounds."""
+        return middle([a / b for a, b in zip(self.ms, base.ms)])
 
 
-def parse(document):
-    """Google Benchmark's JSON -> (context, {name: Row}), names without Google Benchmark's own endings."""
+def parse(documents):
+    """Google Benchmark's JSON of each round -> {name: Row}, names without Google Benchmark's own endings."""
     rows = {}
-    for b in document["benchmarks"]:
-        name = b["name"].removesuffix("/manual_time").removesuffix("/iterations:1")
-        if b.get("error_occurred"):
-            rows[name] = Row(name, *[float("nan")] * 5, error=b["error_message"])
-        else:
-            figures = (b["real_time"], b["x"], b["x_low"], b["x_high"], b["floor_ms"])
-            rows[name] = Row(name, *figures, outside_us=b.get("outside_us"))
-    return document["context"], rows
+    for document in documents:
+        for b in document["benchmarks"]:
+            row = rows.setdefault(b["name"].removesuffix("/iterations:1/manual_time"), Row([], [], [], []))
+            failed = b.get("error_occurred", False)
+            row.error = b["error_message"] if failed and (row.error or not row.x) else None
+            for figures, key in ((row.x, "x"), (row.ms, "real_time"), (row.floor_ms, "floor_ms"), (row.outside_us, "outside_us")):
+                figures.append(math.nan if failed else b.get(key, math.nan))
+    return rows
+
+
+def run(selections, rounds=ROUNDS, pairs=PAIRS):
+    """selections: {key: arguments of tapfield_bench} -> (context, {key: {name: Row}}). The selections of a round run
+    one after the other."""
+    documents = {key: [] for key in selections}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.json"
+        for n in range(rounds):
+            begin = time.monotonic()
+            for key, arguments in selections.items():
+                options = [f"--pairs={pairs}", f"--benchmark_out={out}", "--benchmark_out_format=json"]
+                done = subprocess.run([PROGRAM, *arguments, *options], capture_output=True, text=True, check=False)
+                if done.returncode > 1:  # 1: a row failed, and says so
+                    sys.exit(done.stderr.strip().splitlines()[-1])
+                documents[key].append(json.loads(out.read_text(encoding="utf-8") or '{"benchmarks": []}'))
+            print(f"round {n + 1} of {rounds}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
+    context = next(iter(documents.values()))[0].get("context", {})
+    return context, {key: parse(found) for key, found in documents.items()}
+
+
+def measure(needs, *arguments):
+    """needs: {target, or None for the best: names of rows} -> {target: {name: Row}}, exactly those."""
+    selections = {}
+    for target, names in needs.items():
+        pattern = "^(" + "|".join(sorted(names)) + ")/iterations"
+        selections[target] = ["--all", f"--benchmark_filter={pattern}", *arguments]
+        if target:
+            selections[target].append(f"--target={target}")
+    _, measured = run(selections)
+    for target, names in needs.items():
+        if missing := sorted(set(names) - set(measured[target])):
+            sys.exit(f"tapfield_bench has no rows {', '.join(missing)}")
+    return measured
+
+
+def save(path, context, rows):
+    document = {"context": context, "rows": {name: asdict(row) for name, row in rows.items()}}
+    Path(path).write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 def load(path):
-    return parse(json.loads(Path(path).read_text(encoding="utf-8")))
+    """(context, {name: Row}) of what save wrote."""
+    document = json.loads(Path(path).read_text(encoding="utf-8"))
+    return document["context"], {name: Row(**row) for name, row in document["rows"].items()}
 
 
-def run(arguments, out):
-    """Runs tapfield_bench with its table on the terminal and its JSON in `out`. Returns its exit status."""
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    more = [f"--benchmark_out={out}", "--benchmark_out_format=json"]
-    return subprocess.run([PROGRAM, *arguments, *more], check=False).returncode
-
-
-def measure(names, out, *arguments):
-    """Runs exactly the rows `names`; returns (context, {name: Row})."""
-    pattern = "^(" + "|".join(sorted(names)) + ")/iterations:1/manual_time$"
-    status = run(["--all", f"--benchmark_filter={pattern}", *arguments], out)
-    context, rows = load(out)
-    if missing := sorted(set(names) - set(rows)):
-        sys.exit(f"tapfield_bench (exit status {status}) has no rows {', '.join(missing)}")
-    return context, rows
+def machine(context):
+    """One line: where and when."""
+    return ", ".join(context.get(k, "?")[:40] for k in ("processor", "target", "compiler", "date"))
 
 
 def console():

@@ -11,6 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import rows as bench
+from rows import middle
 
 BASE = {"N": 1, "H": 64, "W": 64, "C": 128, "K": 3, "G": 1, "threads": 1}
 VALUES = {
@@ -43,10 +44,9 @@ def measure():
     threads = ",".join(map(str, VALUES["threads"]))
     # Only the base is run with more than one thread.
     pattern = f"/({shape(BASE)}/.*|.*/threads:1)/iterations"
-    out = bench.PROGRAM.parent / "scaling.json"
-    arguments = [f"--shape={s}" for s in shapes]
-    bench.run([*arguments, f"--threads={threads}", f"--benchmark_filter={pattern}"], out)
-    return bench.load(out)
+    arguments = [*(f"--shape={s}" for s in shapes), f"--threads={threads}", f"--benchmark_filter={pattern}"]
+    context, measured = bench.run({None: arguments})
+    return context, measured[None]
 
 
 def plot(measured, path):
@@ -54,8 +54,8 @@ def plot(measured, path):
     for panel, (parameter, values) in zip(panels.flat, VALUES.items()):
         for which, colour in PASSES.items():
             found = [measured[row(which, point(parameter, v))] for v in values]
-            panel.plot(values, [r.ms for r in found], "o-", color=colour, label=which, markersize=3)
-            panel.plot(values, [r.floor_ms for r in found], ":", color=colour, label=f"{which}: floor")
+            panel.plot(values, [middle(r.ms) for r in found], "o-", color=colour, label=which, markersize=3)
+            panel.plot(values, [middle(r.floor_ms) for r in found], ":", color=colour, label=f"{which}: floor")
         panel.set(xscale="log", yscale="log", xlabel=parameter)
         panel.set_xticks(values, map(str, values))
         panel.minorticks_off()
@@ -75,17 +75,17 @@ def table(measured):
     for parameter, values in VALUES.items():
         for v in values:
             found = [measured[row(w, point(parameter, v))] for w in PASSES]
-            yield f"| {parameter} = {v} | " + " | ".join(f"{r.x:.2f} ({r.ms:.3g})" for r in found) + " |"
+            yield f"| {parameter} = {v} | " + " | ".join(f"{middle(r.x):.2f} ({middle(r.ms):.3g})" for r in found) + " |"
 
 
 def main():
     context, measured = measure()
-    if failed := [r for r in measured.values() if r.error]:
-        sys.exit("\n".join(f"{r.name}: {r.error}" for r in failed))
+    if failed := [f"{name}: {r.error}" for name, r in measured.items() if r.error]:
+        sys.exit("\n".join(failed))
     path = bench.ROOT / "docs" / "scaling.png"
     plot(measured, path)
     base = ", ".join(f"{k} = {v}" for k, v in BASE.items())
-    print(f"\n{context['processor']}, {context['target']}, {context['compiler']}, {context['date'][:10]}; {base}\n")
+    print(f"\n{bench.machine(context)}; {base}\n")
     print("\n".join(table(measured)))
     print(f"\nwrote {path.relative_to(bench.ROOT)}")
 

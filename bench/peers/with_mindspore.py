@@ -12,9 +12,9 @@ mindspore.set_device("CPU")
 def prepare(operator, problem, *inputs):
     attributes = problem.case.attributes("NCHW")
     del attributes["border"]
-    for k in ("strides", "pads", "ksize", "dilations"):
-        attributes[k] = tuple(attributes[k])
-    run, tensors = operator(**attributes), [mindspore.Tensor(a) for a in inputs]
+    geometry = [tuple(attributes.pop(k)) for k in ("strides", "pads", "ksize")]
+    attributes["dilations"] = tuple(attributes["dilations"])
+    run, tensors = operator(*geometry, **attributes), [mindspore.Tensor(a) for a in inputs]
     results = {}
 
     def call():
