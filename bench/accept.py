@@ -15,6 +15,7 @@ import required
 import rows as bench
 from rows import middle
 
+ROUNDS = 3  # of 3 pairs
 SLACK = 0.15  # medians of a shared machine move as much from run to run
 OVERHEAD = "outside the kernel of a 1x64x8x8 layer, us"
 TINY = {w: f"{w}/tiny/float32/std1/threads:1" for w in ("forward", "grad", "grad_grad")}
@@ -95,12 +96,12 @@ def main(pattern=""):
     if os.cpu_count() < 2:
         lines = [line for line in lines if "threads:2" not in line.row]
         print("one processor: no lines about two threads")
-    measured = bench.measure(needs(lines), "--threads=1,2") if lines else {}
+    measured = bench.measure(needs(lines), "--threads=1,2", rounds=ROUNDS) if lines else {}
     sections = {}
     for line in lines:
         sections.setdefault(line.section, []).append(judged(line, measured))
     if wanted(OVERHEAD, "tiny"):
-        sections[OVERHEAD] = list(overhead(bench.measure({None: set(TINY.values())})[None]))
+        sections[OVERHEAD] = list(overhead(bench.measure({None: set(TINY.values())}, rounds=ROUNDS)[None]))
 
     table = bench.table("is", "must", "aim", "", "row", "")
     counts = dict.fromkeys(["ok", "slack", "over"], 0)

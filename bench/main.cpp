@@ -51,8 +51,9 @@ void add(const Options& options, const testing::Case& c, Pass pass, DType dtype,
          bool nchw = false) {
   const Spec spec{c, pass, dtype, offsets, nchw};
   for (int t : options.threads)
-    benchmark::RegisterBenchmark((spec.name() + "/threads:" + std::to_string(t)).c_str(),
-                                 [spec, t, pairs = options.pairs](benchmark::State& s) { measure(s, spec, t, pairs); })
+    benchmark::RegisterBenchmark(
+        (spec.name() + "/threads:" + std::to_string(t)).c_str(),
+        [spec, t, pairs = options.pairs](benchmark::State& s) { measure(s, spec, t, pairs); })
         ->UseManualTime()
         ->Iterations(1)
         ->Unit(benchmark::kMillisecond);
@@ -90,7 +91,8 @@ void add_rows(Options options) {
     if (!c.bench) continue;
     if (options.quick) {
       options.threads = {1};
-      if (letter(c) && std::strchr("abcf", c.name.back())) add(options, c, Pass::grad, DType::float32, "std1");
+      if (letter(c) && std::strchr("abcf", c.name.back()))
+        add(options, c, Pass::grad, DType::float32, "std1");
     } else if (options.all) {
       add_everything(options, c);
     } else if (letter(c)) {

@@ -88,7 +88,8 @@ void measure(benchmark::State& state, const Spec& spec, int threads, int pairs) 
     c["floor_ms"] = median(floors) * 1e3;
     c["GB/s"] = static_cast<double>(op.bytes()) / median(floors) / 1e9;
     const double of_memcpy = c["of_memcpy"] = median(copies) / median(floors);
-    c["MiB"] = static_cast<double>(kernel.workspace()) / mib, c["MiB_bound"] = static_cast<double>(bound) / mib;
+    c["MiB"] = static_cast<double>(kernel.workspace()) / mib,
+    c["MiB_bound"] = static_cast<double>(bound) / mib;
     if (small) c["outside_us"] = median(outside) * 1e6;
     if (of_memcpy < 0.8 && op.bytes() > (1 << 20))
       failed = true, state.SkipWithError("the floor's bandwidth is below 80% of memcpy's");

@@ -8,17 +8,21 @@
 
 namespace tapfield::bench {
 
-// Times `pairs` pairs of a call and its floor (floor.h). The row's time is the median of the calls. Counters:
+// Times `pairs` pairs of a call and its floor (floor.h; the better of plain and streaming stores). The row's
+// time is the median of the calls. Calls of less than three milliseconds run in batches, on warm caches.
+// Counters:
 //   x                the median of the pairs' ratios, call to floor
-//   x_low, x_high    where that median lies: the second lowest and second highest ratio, which for 9 pairs hold
+//   x_low, x_high    where that median lies: the second lowest and second highest ratio, which for 9 pairs
+//   hold
 //                    the true median with 96%; of fewer than 6 pairs the lowest and highest
 //   floor_ms, GB/s   the median floor and its bandwidth
 //   of_memcpy        that bandwidth as a share of std::memcpy's
 //   MiB, MiB_bound   scratch and what is promised of it
-//   outside_us       where the call takes less than 0.1 ms: the median of the call less its kernel
-// The row fails where of_memcpy is below 0.8 (calls that move more than a MiB) or scratch is above its bound; so does the run, by any_failed().
+//   outside_us       of calls below 0.1 ms: the median of the call less its kernel
+// The row fails where scratch is above its bound, or of_memcpy is below 0.8 in a call that moves more than a
+// MiB (below, memcpy's loop counts, not memory).
 void measure(benchmark::State& state, const Spec& spec, int threads, int pairs);
 
-bool any_failed();
+bool any_failed();  // any row of this process
 
 }  // namespace tapfield::bench

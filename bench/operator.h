@@ -22,7 +22,8 @@ struct Spec {
   testing::Case c;
   Pass pass;
   DType dtype;
-  std::string offsets;  // "zero", "std1", "std20", "flow", another kind of the case table, or "own": the case's
+  std::string
+      offsets;  // "zero", "std1", "std20", "flow", another kind of the case table, or "own": the case's
   bool nchw = false;
 
   std::string name() const;  // "grad/c/float32/std1", with "/NCHW" behind if so

@@ -76,7 +76,7 @@ def run(selections, rounds=ROUNDS, pairs=PAIRS):
     return context, {key: parse(found) for key, found in documents.items()}
 
 
-def measure(needs, *arguments):
+def measure(needs, *arguments, rounds=ROUNDS):
     """needs: {target, or None for the best: names of rows} -> {target: {name: Row}}, exactly those."""
     selections = {}
     for target, names in needs.items():
@@ -84,7 +84,7 @@ def measure(needs, *arguments):
         selections[target] = ["--all", f"--benchmark_filter={pattern}", *arguments]
         if target:
             selections[target].append(f"--target={target}")
-    _, measured = run(selections)
+    _, measured = run(selections, rounds)
     for target, names in needs.items():
         if missing := sorted(set(names) - set(measured[target])):
             sys.exit(f"tapfield_bench has no rows {', '.join(missing)}")
