@@ -13,7 +13,7 @@ import time
 
 import required
 import rows as bench
-from rows import middle
+from rows import middle, spread
 
 ROUNDS = 3  # of 3 pairs
 SLACK = 0.15  # medians of a shared machine move as much from run to run
@@ -28,7 +28,7 @@ def figure(line, measured):
     if error := row.error or (base and base.error):
         return math.nan, error
     if not base:
-        return middle(row.x), f"{min(row.x):.2f} to {max(row.x):.2f}, {middle(row.ms):.3g} ms"
+        return middle(row.x), f"{spread(row.x)}, {middle(row.ms):.3g} ms"
     return row.of(base), f"{middle(row.ms):.3g} of {middle(base.ms):.3g} ms, {middle(row.x):.2f} times its floor"
 
 
@@ -48,37 +48,43 @@ def judged(line, measured):
 
 
 def numpy_us(which):
-    """Median microseconds of a call through NumPy on the layer of TINY, which allocates its outputs."""
+    """Microseconds that a call through NumPy spends outside its kernel on the layer of TINY: a whole call that has one
+    tap of one channel to compute, and what it takes to allocate the layer's outputs."""
     import numpy as np
     import tapfield
 
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-    x, offsets, grad = normal(1, 8, 8, 64), normal(1, 8, 8, 27), normal(1, 24, 24, 64)
-    gg = [normal(*x.shape), normal(*offsets.shape)]
-    function, inputs = {
-        "forward": (tapfield.deformable_offsets, [x, offsets]),
-        "grad": (tapfield.deformable_offsets_grad, [grad, x, offsets]),
-        "grad_grad": (tapfield.deformable_offsets_grad_grad, [grad, x, offsets, *gg]),
-    }[which]
-    times = []
-    for _ in range(9):
+    function = getattr(tapfield, {"forward": "deformable_offsets"}.get(which, f"deformable_offsets_{which}"))
+
+    def call(size, channels, k, reuse=False):
+        rng = np.random.default_rng(0)
+        normal = lambda *shape: rng.standard_normal((1, *shape)).astype(np.float32)
+        x, offsets = normal(size, size, channels), normal(size, size, 3 * k * k)
+        grad = normal(size * k, size * k, channels)
+        inputs, out = {
+            "forward": ([x, offsets], grad),
+            "grad": ([grad, x, offsets], (x.copy(), offsets.copy())),
+            "grad_grad": ([grad, x, offsets, x, offsets], (grad.copy(), x.copy(), offsets.copy())),
+        }[which]
+        how = dict(ksize=(k, k), strides=(1, 1, 1, 1), pads=[k // 2] * 4, out=out if reuse else None)
+        return lambda: function(*inputs, **how)
+
+    def us(run, times=200):
         begin = time.perf_counter()
-        for _ in range(200):
-            function(*inputs, ksize=(3, 3), strides=(1, 1, 1, 1), pads=(1, 1, 1, 1))
-        times.append((time.perf_counter() - begin) / 200)
-    return statistics.median(times) * 1e6
+        for _ in range(times):
+            run()
+        return (time.perf_counter() - begin) / times * 1e6
+
+    least, layer, reusing = call(1, 1, 1), call(8, 64, 3), call(8, 64, 3, reuse=True)
+    return statistics.median(us(least) + us(layer) - us(reusing) for _ in range(15))
 
 
 def overhead(tiny):
     """Judged lines of what a call costs besides its kernel; tiny: {name: Row}."""
     for which, name in TINY.items():
-        row = tiny[name]
-        outside = middle(row.outside_us)
-        kernel = middle(row.ms) * 1e3 - outside
-        for door, spent in ("C++", outside), ("NumPy", numpy_us(which) - kernel):
-            most = required.OUTSIDE_US[door]
-            yield spent, most, None, verdict(spent, most), f"{which} through {door}", f"kernel {kernel:.1f} us"
+        outside = {"C++": middle(tiny[name].outside_us), "NumPy": numpy_us(which)}
+        for door, most in required.OUTSIDE_US.items():
+            note = f"the kernel takes {middle(tiny[name].ms) * 1e3 - outside['C++']:.0f}"
+            yield outside[door], most, None, verdict(outside[door], most), f"{which} through {door}", note
 
 
 def needs(lines):

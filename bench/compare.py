@@ -8,7 +8,7 @@ medians are more than LEAST apart. Of two runs of the same program, 5 rounds eac
 import sys
 
 import rows as bench
-from rows import middle
+from rows import middle, numbers, spread
 
 LEAST = 0.05
 
@@ -16,7 +16,8 @@ LEAST = 0.05
 def moved(old, new):
     """The new ratio over the old, less 1, where that is more than noise, else 0."""
     change = middle(new.x) / middle(old.x) - 1
-    apart = min(new.x) > max(old.x) or max(new.x) < min(old.x)
+    before, now = numbers(old.x), numbers(new.x)
+    apart = min(now) > max(before) or max(now) < min(before)
     return change if apart and abs(change) > LEAST else 0.0
 
 
@@ -37,7 +38,7 @@ def report(old_path, new_path, console):
         console.print(f"[red]fails now:[/] {name}: {new[name].error}")
     changes = compare(old, new)
     table = bench.table("change", "before", "rounds", "now", "rounds", "row")
-    show = lambda row: (f"{middle(row.x):.2f}", f"{min(row.x):.2f} to {max(row.x):.2f}")
+    show = lambda row: (f"{middle(row.x):.2f}", spread(row.x))
     for change, name in changes:
         table.add_row(f"[{'red' if change > 0 else 'green'}]{change:+.0%}", *show(old[name]), *show(new[name]), name)
     if changes:

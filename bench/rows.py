@@ -26,7 +26,15 @@ ROUNDS, PAIRS = 5, 3
 
 def middle(values):
     """The median of those that are numbers."""
-    return statistics.median([v for v in values if not math.isnan(v)] or [math.nan])
+    return statistics.median(numbers(values) or [math.nan])
+
+
+def numbers(values):
+    return [v for v in values if not math.isnan(v)]
+
+
+def spread(values):
+    return f"{min(numbers(values)):.2f} to {max(numbers(values)):.2f}"
 
 
 @dataclass

@@ -9,7 +9,7 @@ import sys
 
 import compare
 import rows as bench
-from rows import middle
+from rows import middle, spread
 
 
 def table(rows):
@@ -18,7 +18,7 @@ def table(rows):
         if r.error:
             t.add_row("[red]-", "", "", "", f"{name}: {r.error}")
         else:
-            figures = (f"{min(r.x):.2f} to {max(r.x):.2f}", f"{middle(r.ms):.3g}", f"{middle(r.floor_ms):.3g}")
+            figures = (spread(r.x), f"{middle(r.ms):.3g}", f"{middle(r.floor_ms):.3g}")
             t.add_row(f"[bold]{middle(r.x):.2f}", *figures, name)
     return t
 
