@@ -3,6 +3,8 @@
 // runs inside counted(). Prints one line a case: its name, the row of the backend table, the target.
 #include <cstdio>
 
+#include <hwy/highway.h>
+
 #include "cpu/cpu.h"
 #include "operator.h"
 
@@ -61,5 +63,5 @@ int main() {
     counted(kernel);
     std::printf("%s %s %s\n", spec.name().c_str(), kernel.row(), tapfield::cpu::simd_target());
   }
-  std::printf("compiler %s\n", __VERSION__);
+  std::printf("compiler %s, Highway %d.%d.%d\n", __VERSION__, HWY_MAJOR, HWY_MINOR, HWY_PATCH);
 }

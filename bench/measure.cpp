@@ -37,17 +37,27 @@ Operator& operator_of(const Spec& spec) {
   return *last;
 }
 
-// Copies half as many bytes as a call moves, so that reading and writing make as many.
+std::size_t sum(const std::vector<Span>& spans) {
+  std::size_t bytes = 0;
+  for (const Span& s : spans) bytes += s.bytes;
+  return bytes;
+}
+
+// What the C library makes of as many bytes: memcpy, and memset for what is written and has nothing to read.
 class Memcpy {
  public:
-  explicit Memcpy(std::size_t bytes) : half_(bytes / 2) {
-    if (from_.size() < half_) from_.assign(half_, 1), to_.assign(half_, 1);
+  Memcpy(std::size_t read, std::size_t written)
+      : to_bytes_(std::max(written, (read + written) / 2)), from_bytes_(read + written - to_bytes_) {
+    if (from_.size() < from_bytes_) from_.assign(from_bytes_, 1);
+    if (to_.size() < to_bytes_) to_.assign(to_bytes_, 1);
   }
-  void run(const Workers& workers) const { copy(workers, {from_.data(), half_}, {to_.data(), half_}); }
+  void run(const Workers& workers) const {
+    copy(workers, {from_.data(), from_bytes_}, {to_.data(), to_bytes_});
+  }
 
  private:
   static inline std::vector<char> from_, to_;
-  std::size_t half_;
+  std::size_t to_bytes_, from_bytes_;
 };
 
 }  // namespace
@@ -60,8 +70,9 @@ void measure(benchmark::State& state, const Spec& spec, int threads, int pairs) 
   execution.threads = threads;
   const Workers workers(execution, 1);
   const Kernel kernel(op, execution);
-  const Memcpy memcpy(op.bytes());
   const auto read = op.read(), written = op.written();
+  const std::size_t bytes = sum(read) + sum(written);
+  const Memcpy memcpy(sum(read), sum(written));
 
   const auto call = [&] { op.run(execution); };
   const auto plain = [&] { move(workers, read, written, /*streaming=*/false); };
@@ -71,7 +82,8 @@ void measure(benchmark::State& state, const Spec& spec, int threads, int pairs) 
 
   for (auto _ : state) {
     std::vector<double> times, floors, ratios, copies, outside;
-    for (int i = 0; i < pairs; ++i) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(1500);
+    for (int i = 0; i < pairs && (i == 0 || std::chrono::steady_clock::now() < end); ++i) {
       times.push_back(seconds(batch, call));
       floors.push_back(std::min(seconds(floor_batch, plain), seconds(floor_batch, streaming)));
       ratios.push_back(times.back() / floors.back());
@@ -82,16 +94,16 @@ void measure(benchmark::State& state, const Spec& spec, int threads, int pairs) 
     state.SetIterationTime(median(times));
     auto& c = state.counters;
     constexpr double mib = 1 << 20;
-    const std::size_t bound = op.workspace_bound(threads), ends = pairs < 6 ? 0 : 1;
+    const std::size_t bound = op.workspace_bound(threads), ends = ratios.size() < 6 ? 0 : 1;
     c["x"] = median(ratios);
     c["x_low"] = ratios[ends], c["x_high"] = ratios[ratios.size() - 1 - ends];
     c["floor_ms"] = median(floors) * 1e3;
-    c["GB/s"] = static_cast<double>(op.bytes()) / median(floors) / 1e9;
+    c["GB/s"] = static_cast<double>(bytes) / median(floors) / 1e9;
     const double of_memcpy = c["of_memcpy"] = median(copies) / median(floors);
     c["MiB"] = static_cast<double>(kernel.workspace()) / mib,
     c["MiB_bound"] = static_cast<double>(bound) / mib;
     if (small) c["outside_us"] = median(outside) * 1e6;
-    if (of_memcpy < 0.8 && op.bytes() > (1 << 20))
+    if (of_memcpy < 0.8 && bytes > (1 << 20))
       failed = true, state.SkipWithError("the floor's bandwidth is below 80% of memcpy's");
     else if (kernel.workspace() > bound)
       failed = true, state.SkipWithError("scratch is above its bound");

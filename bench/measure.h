@@ -8,15 +8,15 @@
 
 namespace tapfield::bench {
 
-// Times `pairs` pairs of a call and its floor (floor.h; the better of plain and streaming stores). The row's
-// time is the median of the calls. Calls of less than three milliseconds run in batches, on warm caches.
-// Counters:
+// Times `pairs` pairs of a call and its floor (floor.h; the better of plain and streaming stores), fewer
+// where they would take more than 1.5 seconds. The row's time is the median of the calls. Calls of less than
+// three milliseconds run in batches, on warm caches. Counters:
 //   x                the median of the pairs' ratios, call to floor
 //   x_low, x_high    where that median lies: the second lowest and second highest ratio, which for 9 pairs
 //   hold
 //                    the true median with 96%; of fewer than 6 pairs the lowest and highest
 //   floor_ms, GB/s   the median floor and its bandwidth
-//   of_memcpy        that bandwidth as a share of std::memcpy's
+//   of_memcpy        that bandwidth as a share of the C library's, for as many bytes read and written
 //   MiB, MiB_bound   scratch and what is promised of it
 //   outside_us       of calls below 0.1 ms: the median of the call less its kernel
 // The row fails where scratch is above its bound, or of_memcpy is below 0.8 in a call that moves more than a

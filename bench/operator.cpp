@@ -152,13 +152,6 @@ std::vector<Span> Operator::written() const {
   return all;
 }
 
-std::size_t Operator::bytes() const {
-  std::size_t sum = 0;
-  for (const Span& s : read()) sum += s.bytes;
-  for (const Span& s : written()) sum += s.bytes;
-  return sum;
-}
-
 Kernel::Kernel(const Operator& op, const Execution& execution)
     : problem_(op.problem()),
       row_(choose(problem_, DeviceType::cpu, execution.backend)),

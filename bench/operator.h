@@ -39,7 +39,6 @@ class Operator {
   std::size_t workspace_bound(int threads) const;
 
   std::vector<Span> read() const, written() const;  // what a call must move
-  std::size_t bytes() const;
 
  private:
   struct Buffer {
