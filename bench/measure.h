@@ -12,9 +12,8 @@ namespace tapfield::bench {
 // where they would take more than 1.5 seconds. The row's time is the median of the calls. Calls of less than
 // three milliseconds run in batches, on warm caches. Counters:
 //   x                the median of the pairs' ratios, call to floor
-//   x_low, x_high    where that median lies: the second lowest and second highest ratio, which for 9 pairs
-//   hold
-//                    the true median with 96%; of fewer than 6 pairs the lowest and highest
+//   x_low, x_high    the second lowest and second highest ratio, which for 9 pairs hold the true median
+//                    with 96%; of fewer than 6 pairs the lowest and highest
 //   floor_ms, GB/s   the median floor and its bandwidth
 //   of_memcpy        that bandwidth as a share of the C library's, for as many bytes read and written
 //   MiB, MiB_bound   scratch and what is promised of it
