@@ -11,8 +11,10 @@ import statistics
 import sys
 import time
 
+import numpy as np
 import required
 import rows as bench
+import tapfield
 from rows import middle, spread
 
 ROUNDS = 3  # of 3 pairs
@@ -22,7 +24,7 @@ TINY = {w: f"{w}/tiny/float32/std1/threads:1" for w in ("forward", "grad", "grad
 
 
 def figure(line, measured):
-    """(figure, note) of a Line; measured: {target: {name: Row}}."""
+    """(its ratio, a note) of a Line; measured: {target: {name: Row}}."""
     row = measured[line.target][line.row]
     base = measured[None][line.base] if line.base else None
     if error := row.error or (base and base.error):
@@ -48,11 +50,8 @@ def judged(line, measured):
 
 
 def numpy_us(which):
-    """Microseconds that a call through NumPy spends outside its kernel on the layer of TINY: a whole call that has one
-    tap of one channel to compute, and what it takes to allocate the layer's outputs."""
-    import numpy as np
-    import tapfield
-
+    """Microseconds that a call through NumPy spends outside its kernel on the layer of TINY: a whole call that
+    has one tap of one channel to compute, and what it takes to allocate the layer's outputs."""
     function = getattr(tapfield, {"forward": "deformable_offsets"}.get(which, f"deformable_offsets_{which}"))
 
     def call(size, channels, k, reuse=False):
@@ -96,12 +95,21 @@ def needs(lines):
     return all_of
 
 
+def cannot(line):
+    """Why a Line says nothing on this machine, or None."""
+    if "threads:2" in line.row and os.cpu_count() < 2:
+        return "two threads, on one processor"
+    if line.target and "SIMD target AVX3" not in tapfield.backends()[0].reason:
+        return f"{line.target} against AVX-512, which this processor does not have"
+    return None
+
+
 def main(pattern=""):
     wanted = lambda section, row: re.search(pattern, f"{section}: {row}")
-    lines = [line for line in required.lines() if wanted(line.section, line.row)]
-    if os.cpu_count() < 2:
-        lines = [line for line in lines if "threads:2" not in line.row]
-        print("one processor: no lines about two threads")
+    can = [(line, cannot(line)) for line in required.lines() if wanted(line.section, line.row)]
+    for why in dict.fromkeys(why for _, why in can if why):
+        print(f"left out: {why}")
+    lines = [line for line, why in can if not why]
     measured = bench.measure(needs(lines), "--threads=1,2", rounds=ROUNDS) if lines else {}
     sections = {}
     for line in lines:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""./dev bench instructions [--update]: instructions that the kernels execute on small fixed cases, against those in
-bench/instructions.json. Exit status 1 if one is more than BAND away.
+"""./dev bench instructions [--update]: instructions that the kernels execute on small fixed cases, against
+those in bench/instructions.json. Exit status 1 if one is more than BAND away.
 
-Counted by valgrind's callgrind, so free of noise; valgrind has no AVX-512, and dispatch under it chooses AVX2. Counts
-belong to a compiler and that target: elsewhere they are shown, not judged.
+Counted by valgrind's callgrind, so free of noise; valgrind has no AVX-512, and dispatch under it chooses AVX2.
+Counts belong to a compiler and that target: elsewhere they are shown, not judged.
 """
 
 import argparse
@@ -26,15 +26,15 @@ def count():
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "callgrind.out"
         # Nothing is collected but what runs inside counted(), which ends with a file of its own each time.
-        tool = ["--tool=callgrind", "--toggle-collect=counted", "--dump-after=counted", f"--callgrind-out-file={out}"]
-        command = ["valgrind", *tool, PROGRAM]
+        when = ["--toggle-collect=counted", "--dump-after=counted"]
+        command = ["valgrind", "--tool=callgrind", *when, f"--callgrind-out-file={out}", PROGRAM]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{done.stderr}\nfailed: {' '.join(map(str, command))}")
         *lines, last = done.stdout.splitlines()
-        dumps = [int(re.search(r"^(?:summary|totals): (\d+)", file.read_text(), re.M).group(1))
-                 for file in sorted(Path(folder).glob("callgrind.out.*"), key=lambda f: int(f.suffix[1:]))]
-    dumps = [d for d in dumps if d]
+        files = sorted(Path(folder).glob("callgrind.out.*"), key=lambda f: int(f.suffix[1:]))
+        totals = [int(re.search(r"^totals: (\d+)", f.read_text(), re.M).group(1)) for f in files]
+    dumps = [t for t in totals if t]  # the last file, written at exit, has nothing
     if len(dumps) != len(lines):
         sys.exit(f"{len(lines)} cases ran, but callgrind counted {len(dumps)}")
     counts, targets = {}, set()
@@ -91,7 +91,7 @@ def main():
             console.print(f"not judged: stored counts are of {key} {stored.get(key)}, these of {value}")
             return 0
     wrong = [line for line in lines if line[-1]]
-    console.print(f"{len(wrong)} of {len(lines)} beyond {BAND:.0%}. If they should be: ./dev bench instructions --update")
+    console.print(f"{len(wrong)} of {len(lines)} beyond {BAND:.0%}; if so wanted: ./dev bench instructions --update")
     return 1 if wrong else 0
 
 

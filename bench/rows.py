@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs tapfield_bench in rounds and gathers what it measured.
 
-A round is a process that measures every row. Noise of a shared machine lasts for seconds, and memory lies elsewhere in
-each process: rounds see both, repetitions of one row in one process do not.
+A round is a process that measures every row. Noise of a shared machine lasts for seconds, and memory lies
+elsewhere in each process: rounds see both, repetitions of one row in one process do not.
 """
 
 import json
@@ -22,6 +22,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = ROOT / "build-bench" / "bench" / "tapfield_bench"
 ROUNDS, PAIRS = 5, 3
+FIGURES = {"x": "x", "ms": "real_time", "floor_ms": "floor_ms", "outside_us": "outside_us"}  # of Row: in JSON
 
 
 def middle(values):
@@ -60,8 +61,8 @@ def parse(documents):
             row = rows.setdefault(b["name"].removesuffix("/iterations:1/manual_time"), Row([], [], [], []))
             failed = b.get("error_occurred", False)
             row.error = b["error_message"] if failed and (row.error or not row.x) else None
-            for figures, key in ((row.x, "x"), (row.ms, "real_time"), (row.floor_ms, "floor_ms"), (row.outside_us, "outside_us")):
-                figures.append(math.nan if failed else b.get(key, math.nan))
+            for mine, theirs in FIGURES.items():
+                getattr(row, mine).append(math.nan if failed else b.get(theirs, math.nan))
     return rows
 
 

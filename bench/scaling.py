@@ -75,7 +75,8 @@ def table(measured):
     for parameter, values in VALUES.items():
         for v in values:
             found = [measured[row(w, point(parameter, v))] for w in PASSES]
-            yield f"| {parameter} = {v} | " + " | ".join(f"{middle(r.x):.2f} ({middle(r.ms):.3g})" for r in found) + " |"
+            cells = [f"{middle(r.x):.2f} ({middle(r.ms):.3g})" for r in found]
+            yield f"| {parameter} = {v} | " + " | ".join(cells) + " |"
 
 
 def main():
