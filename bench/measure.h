@@ -9,7 +9,7 @@
 namespace tapfield::bench {
 
 // Times `pairs` pairs of a call and its floor (floor.h; the better of plain and streaming stores), fewer
-// where they would take more than 1.5 seconds. The row's time is the median of the calls. Calls of less than
+// where they would take more than a second. The row's time is the median of the calls. Calls of less than
 // three milliseconds run in batches, on warm caches. Counters:
 //   x                the median of the pairs' ratios, call to floor
 //   x_low, x_high    the second lowest and second highest ratio, which for 9 pairs hold the true median
