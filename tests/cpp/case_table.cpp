@@ -150,6 +150,9 @@ std::vector<double> offsets_values(const Case& c, DType dtype) {
           } else if (c.kind == "one_cell" || c.kind == "one_row") {
             o_h = cell_h - base_h + pick(8) / 8.0;
             o_w = c.kind == "one_row" ? o_w * c.std_deviation : cell_w - base_w + pick(8) / 8.0;
+          } else if (c.kind == "stray") {
+            o_w = o_w * c.std_deviation + (t % 499 == 0 ? 9 : 0);
+            o_h = o_h * c.std_deviation - (t % 499 == 1 ? 9 : 0);
           } else if (c.kind == "dead") {
             o_w = t % 4 == 0   ? 1000
                   : t % 4 == 1 ? -1000

@@ -166,7 +166,8 @@ TEST_P(Kernel, AgreesWithTheReference) {
       if (HasFatalFailure()) return;
     }
   }
-  EXPECT_GT(ran, 0);
+  // A schedule may refuse a case; that each is chosen for some is checked in test_choice.cpp.
+  if (!ran) GTEST_SKIP() << GetParam().row->name << " does not take this case";
 }
 
 TEST_P(Kernel, TakesFloat32Beside16Bits) {
