@@ -31,7 +31,9 @@ def figure(line, measured):
         return math.nan, error
     if not base:
         return middle(row.x), f"{spread(row.x)}, {middle(row.ms):.3g} ms"
-    return row.of(base), f"{middle(row.ms):.3g} of {middle(base.ms):.3g} ms, {middle(row.x):.2f} times its floor"
+    return row.of(
+        base
+    ), f"{middle(row.ms):.3g} of {middle(base.ms):.3g} ms, {middle(row.x):.2f} times its floor"
 
 
 def verdict(figure, most):

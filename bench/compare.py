@@ -32,7 +32,9 @@ def report(old_path, new_path, console):
     (old_context, old), (new_context, new) = bench.load(old_path), bench.load(new_path)
     for key in ("processor", "target", "compiler"):
         if old_context.get(key) != new_context.get(key):
-            console.print(f"[bold]another {key}:[/] {old_context.get(key)} before, {new_context.get(key)} now")
+            console.print(
+                f"[bold]another {key}:[/] {old_context.get(key)} before, {new_context.get(key)} now"
+            )
     failed = [n for n in new if n in old and new[n].error and not old[n].error]
     for name in failed:
         console.print(f"[red]fails now:[/] {name}: {new[name].error}")
@@ -40,12 +42,16 @@ def report(old_path, new_path, console):
     table = bench.table("change", "before", "rounds", "now", "rounds", "row")
     show = lambda row: (f"{middle(row.x):.2f}", spread(row.x))
     for change, name in changes:
-        table.add_row(f"[{'red' if change > 0 else 'green'}]{change:+.0%}", *show(old[name]), *show(new[name]), name)
+        table.add_row(
+            f"[{'red' if change > 0 else 'green'}]{change:+.0%}", *show(old[name]), *show(new[name]), name
+        )
     if changes:
         console.print(table)
     slower = sum(change > 0 for change, _ in changes)
     common = sum(n in old for n in new)
-    console.print(f"{common} rows in both: {slower} slower, {len(changes) - slower} faster, the others within noise")
+    console.print(
+        f"{common} rows in both: {slower} slower, {len(changes) - slower} faster, the others within noise"
+    )
     return 1 if slower or failed else 0
 
 

@@ -66,7 +66,9 @@ def show(lines, console):
     number = lambda entry: f"{entry['instructions']:,}" if entry else ""
     for case, a, b, change, wrong in lines:
         changes = "" if change is None else f"{change:+.1%}"
-        table.add_row(changes, number(a), number(b), case, (b or a)["schedule"], f"[red]{wrong}" if wrong else "")
+        table.add_row(
+            changes, number(a), number(b), case, (b or a)["schedule"], f"[red]{wrong}" if wrong else ""
+        )
     console.print(table)
 
 
@@ -91,7 +93,9 @@ def main():
             console.print(f"not judged: stored counts are of {key} {stored.get(key)}, these of {value}")
             return 0
     wrong = [line for line in lines if line[-1]]
-    console.print(f"{len(wrong)} of {len(lines)} beyond {BAND:.0%}; if so wanted: ./dev bench instructions --update")
+    console.print(
+        f"{len(wrong)} of {len(lines)} beyond {BAND:.0%}; if so wanted: ./dev bench instructions --update"
+    )
     return 1 if wrong else 0
 
 

@@ -76,7 +76,9 @@ def run(selections, rounds=ROUNDS, pairs=PAIRS):
             begin = time.monotonic()
             for key, arguments in selections.items():
                 options = [f"--pairs={pairs}", f"--benchmark_out={out}", "--benchmark_out_format=json"]
-                done = subprocess.run([PROGRAM, *arguments, *options], capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    [PROGRAM, *arguments, *options], capture_output=True, text=True, check=False
+                )
                 if done.returncode > 1:  # 1: a row failed, and says so
                     sys.exit(done.stderr.strip().splitlines()[-1])
                 documents[key].append(json.loads(out.read_text(encoding="utf-8") or '{"benchmarks": []}'))

@@ -37,7 +37,9 @@ def main():
     if not rows:
         sys.exit("no row is selected")
     console.print(table(rows))
-    console.print("x: times the memory floor, which is to move the call's own bytes once, with as many threads")
+    console.print(
+        "x: times the memory floor, which is to move the call's own bytes once, with as many threads"
+    )
     console.print(bench.machine(context))
     out = arguments.json or bench.PROGRAM.parent / "last.json"
     bench.save(out, context, rows)

@@ -59,7 +59,9 @@ def plot(measured, path):
         for which, colour in PASSES.items():
             found = [measured[row(which, point(parameter, v))] for v in values]
             panel.plot(values, [middle(r.ms) for r in found], "o-", color=colour, label=which, markersize=3)
-            panel.plot(values, [middle(r.floor_ms) for r in found], ":", color=colour, label=f"{which}: floor")
+            panel.plot(
+                values, [middle(r.floor_ms) for r in found], ":", color=colour, label=f"{which}: floor"
+            )
         panel.set(xscale="log", yscale="log", xlabel=parameter)
         panel.set_xticks(values, map(str, values))
         panel.minorticks_off()

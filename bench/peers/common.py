@@ -130,7 +130,9 @@ class Problem:
             return self.sampled
         (_, y, _), (magnitude,) = self.sampled[0], self.exact("reference.magnitudes")
         weights = self.weights.astype(np.float64)
-        return self.bounded({"conv": self.convolve(y, weights)}, {"conv": self.convolve(magnitude, abs(weights))})
+        return self.bounded(
+            {"conv": self.convolve(y, weights)}, {"conv": self.convolve(magnitude, abs(weights))}
+        )
 
 
 def excess(got, wanted):
@@ -139,7 +141,9 @@ def excess(got, wanted):
     for value, (_, want, bound) in zip(got, wanted, strict=True):
         assert value.shape == want.shape, f"shape {value.shape}, not {want.shape}"
         error = np.abs(value - want)
-        worst = max(worst, float(np.max(np.where(np.isfinite(error), error, np.inf) / np.maximum(bound, 1e-30))))
+        worst = max(
+            worst, float(np.max(np.where(np.isfinite(error), error, np.inf) / np.maximum(bound, 1e-30)))
+        )
     return worst
 
 

@@ -33,7 +33,16 @@ def environment(name):
     if not (stamp.exists() and stamp.read_text() == wanted):
         print(f"+ {folder.name}: pip install {' '.join(PEERS[name])}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEERS[name], *COMMON]
+        pip = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            *PEERS[name],
+            *COMMON,
+        ]
         done = subprocess.run(pip, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"cannot be installed: {(done.stderr.strip() or '?').splitlines()[-1]}")
@@ -51,8 +60,13 @@ def measure(name, threads):
     variables = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": ""}
     command = [python, HERE / f"with_{name}.py", str(threads), *CASES]
     try:
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=LIMIT, check=False)
-        out, died = done.stdout, f"exit status {done.returncode}: {done.stderr[-300:]}" if done.returncode else None
+        done = subprocess.run(
+            command, env=variables, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        out, died = (
+            done.stdout,
+            f"exit status {done.returncode}: {done.stderr[-300:]}" if done.returncode else None,
+        )
     except subprocess.TimeoutExpired as late:
         out, died = (late.stdout or b"").decode(), f"stopped after {LIMIT} s"
     rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
@@ -66,8 +80,18 @@ def table(rows):
         said = "" if r["excess"] <= 1 else f"[red]wrong: {r['excess']:.2g} times its bound"
         if r["ours_excess"] > 1:
             said += f"[red] ours wrong: {r['ours_excess']:.2g} times its bound"
-        t.add_row(f"[bold]{peer / ours:.1f}", f"{peer / best:.1f}", f"{peer:.1f}", f"{ours:.1f}", f"{best:.1f}",
-                  r["pass"], r["case"], str(r["threads"]), r["peer"], said)
+        t.add_row(
+            f"[bold]{peer / ours:.1f}",
+            f"{peer / best:.1f}",
+            f"{peer:.1f}",
+            f"{ours:.1f}",
+            f"{best:.1f}",
+            r["pass"],
+            r["case"],
+            str(r["threads"]),
+            r["peer"],
+            said,
+        )
     return t
 
 
@@ -79,7 +103,9 @@ def main(names):
     console = bench.console()
     console.print(table([r for r in rows if "peer_ms" in r]))
     console.print("ratio: the peer's time over ours on the same NCHW tensors, both allocating their outputs;")
-    console.print("best: over ours in NHWC, into outputs that are there. Peers but MindSpore convolve, too, to G channels.")
+    console.print(
+        "best: over ours in NHWC, into outputs that are there. Peers but MindSpore convolve, too, to G channels."
+    )
     for r in rows:
         if "error" in r:
             where = " ".join(str(r[k]) for k in ("pass", "case") if k in r)

@@ -27,7 +27,9 @@ def forward(problem):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = common.THREADS
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     results = {}
     return lambda: results.update(y=session.run(None, inputs)), lambda: results["y"]
 

@@ -13,7 +13,9 @@ def prepare(problem, requires_grad):
     top, bottom, left, right = case.pads
     if (top, left) != (bottom, right):
         raise ValueError("asymmetric pads")
-    inputs = [torch.from_numpy(a).requires_grad_(requires_grad) for a in (problem.x, problem.offset, problem.mask)]
+    inputs = [
+        torch.from_numpy(a).requires_grad_(requires_grad) for a in (problem.x, problem.offset, problem.mask)
+    ]
     x, offset, mask = inputs
     how = dict(stride=case.strides, padding=(top, left), dilation=case.dilations, mask=mask)
     return inputs, lambda: torchvision.ops.deform_conv2d(x, offset, torch.from_numpy(problem.weights), **how)

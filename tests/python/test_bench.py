@@ -53,7 +53,9 @@ def document(**figures):
 
 
 def test_parse_gathers_rounds():
-    rows = bench.parse([document(a=None, b=2, c=None), document(a=1, b=4, c=None), document(a=2, b=8, c=None)])
+    rows = bench.parse(
+        [document(a=None, b=2, c=None), document(a=1, b=4, c=None), document(a=2, b=8, c=None)]
+    )
     assert rows["b"] == Row([2, 4, 8], [2.0] * 3, [1, 0.5, 0.25], rows["b"].outside_us)
     assert bench.middle(rows["a"].x) == 1.5 and rows["a"].error is None, "a failed round is left out"
     assert math.isnan(bench.middle(rows["c"].x)) and rows["c"].error == "scratch"
@@ -84,7 +86,13 @@ def test_report_failure_and_other_machine(tmp_path):
 
 
 def test_verdicts():
-    assert [accept.verdict(f, 2.0) for f in (1.9, 2.0, 2.2, 2.31, float("nan"))] == ["ok", "ok", "slack", "over", "over"]
+    assert [accept.verdict(f, 2.0) for f in (1.9, 2.0, 2.2, 2.31, float("nan"))] == [
+        "ok",
+        "ok",
+        "slack",
+        "over",
+        "over",
+    ]
 
 
 def two_threads(ms, x):
@@ -102,7 +110,11 @@ def test_two_threads_pass_by_time_or_by_floor():
 
 def test_a_failed_row_is_over():
     line = required.lines()[0]
-    assert accept.judged(line, {None: {line.row: row([math.nan] * 3, error="scratch")}})[3:] == ("over", line.row, "scratch")
+    assert accept.judged(line, {None: {line.row: row([math.nan] * 3, error="scratch")}})[3:] == (
+        "over",
+        line.row,
+        "scratch",
+    )
 
 
 def test_required_lines_name_cases_of_the_table():
@@ -128,4 +140,7 @@ def test_instructions_band(was, now, wrong):
 
 def test_instructions_missing_and_new():
     entry = {"schedule": "cpu.rows", "instructions": 1}
-    assert [line[-1] for line in instructions.judge({"old": entry}, {"new": entry})] == ["not stored", "no longer counted"]
+    assert [line[-1] for line in instructions.judge({"old": entry}, {"new": entry})] == [
+        "not stored",
+        "no longer counted",
+    ]
