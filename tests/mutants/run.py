@@ -15,6 +15,7 @@ import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -115,12 +116,10 @@ class Tree:
             ran = self.run(*command, timeout=TIMEOUT, env=os.environ | environment)
         except subprocess.TimeoutExpired:
             return f"{program} hangs"
+        if ran.returncode == 0:
+            return None
         failed = next((line for line in ran.stdout.splitlines() if line.startswith("[  FAILED  ] ")), "")
-        return (
-            None
-            if ran.returncode == 0
-            else failed[13:].split(",")[0].strip() or f"{program} ends with {ran.returncode}"
-        )
+        return failed[13:].partition(" ")[0].rstrip(",") or f"{program} ends with {ran.returncode}"
 
     def fate(self, mutant):
         """How the tests fail with the mutant in place, or None: it survives. Fault if it does not compile."""
@@ -139,6 +138,7 @@ class Tree:
 
 def main(texts):
     console = Console()
+    show = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     mutants = [
         Mutant(**m) for m in tomllib.loads((Path(__file__).parent / "mutants.toml").read_text())["mutant"]
     ]
@@ -178,20 +178,14 @@ def main(texts):
                 free.put(tree)
             if how is None:
                 survivors.append(mutant)
-            verdict = f"killed by {how}" if how else "[bold red]SURVIVES[/]"
-            progress.console.print(
-                f"{mutant.place()}: {mutant.why}: {verdict}, {time.monotonic() - start:.0f} s",
-                highlight=False,
-            )
+            verdict = f"killed by {how}" if how else "SURVIVES"
+            show(f"{mutant.place()}: {mutant.why}: {verdict}, {time.monotonic() - start:.0f} s")
             progress.advance(task)
 
         list(pool.map(judge, mutants))
     console.print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants killed")
     for mutant in survivors:
-        console.print(
-            f"[red]survivor[/] {mutant.place()}: {mutant.why}\n  - {mutant.line}\n  + {mutant.change}",
-            highlight=False,
-        )
+        show(f"survivor: {mutant.place()}: {mutant.why}\n  - {mutant.line}\n  + {mutant.change}")
     return 1 if survivors else 0
 
 
