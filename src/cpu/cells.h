@@ -165,6 +165,8 @@ HWY_INLINE bool LocateVector(const Grid& grid, const LaneTable& t, std::int64_t 
   auto at = hn::Add(hn::Mul(h, h_stride), hn::Add(hn::Mul(w, w_stride), first));
   if constexpr (!kInterior)
     at = hn::IfThenElse(live, at, hn::Set(dw, static_cast<W>(Cells<F, std::int32_t>::kDead)));
+  else if constexpr (kTail)
+    at = hn::IfThenElseZero(hn::FirstN(dw, rest), at);  // gathers also read the lanes past the last
   StoreAt(dw, at, cells.at + l);
   const auto mhh = hn::Mul(m, hh), mlh = hn::Mul(m, lh);
   hn::Store(hn::Mul(mhh, hw), d, cells.weights[0] + l);

@@ -25,13 +25,9 @@
 #define TAPFIELD_CPU_FORWARD_ONCE_
 namespace tapfield::cpu {
 
-inline std::int64_t tune(const char* name, std::int64_t otherwise) {
-  const char* v = std::getenv(name);
-  return v ? std::atoll(v) : otherwise;
-}
+// What is fetched ahead: x this many rows below, offsets this many pixels on. stream: past the cache.
 struct Tune {
-  std::int64_t stream = tune("TF_STREAM", 1), rows = tune("TF_ROWS", 5), offs = tune("TF_OFFS", 10),
-               corner = tune("TF_CORNER", 0);
+  std::int64_t stream = 1, rows = 5, offs = 10;
 };
 
 // A strip of packed y stays in L2.
@@ -381,12 +377,15 @@ void Forward(const Problem& p, const Workers& workers, void* workspace) {
   }
 }
 
+// Cells of 64-bit addresses are the larger ones; all else depends on T, in no monotonic way.
 std::size_t ForwardWorkspace(const Problem& p, int slots) {
   std::size_t used = 0;
-  if (p.x.dtype == DType::float64)
-    ForwardPlan<double, std::int64_t>(Carver(), p, slots, &used);
-  else
-    ForwardPlan<float, std::int64_t>(Carver(), p, slots, &used);
+  switch (p.x.dtype) {
+    case DType::float16: ForwardPlan<float16_t, std::int64_t>(Carver(), p, slots, &used); break;
+    case DType::bfloat16: ForwardPlan<bfloat16_t, std::int64_t>(Carver(), p, slots, &used); break;
+    case DType::float32: ForwardPlan<float, std::int64_t>(Carver(), p, slots, &used); break;
+    case DType::float64: ForwardPlan<double, std::int64_t>(Carver(), p, slots, &used); break;
+  }
   return used;
 }
 
