@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The geometry of the forward: a pixel's offsets to addresses and weights, in one pass over its lanes. Bit for
-// bit math.h where a tap is live. Included once per target.
+// The geometry of the forward: a pixel's offsets to addresses and weights, in one pass over its lanes. Bit
+// for bit math.h where a tap is live. Included once per target.
 #if defined(TAPFIELD_CPU_CELLS_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TAPFIELD_CPU_CELLS_H_
 #undef TAPFIELD_CPU_CELLS_H_
@@ -221,8 +221,10 @@ void LocatePixel(const Problem& p, const Grid& grid, const LaneTable& t, std::in
     const auto load = [&](const O* from) HWY_ATTR {
       return rest < hn::Lanes(d) ? LoadN<true>(d, from + l, rest) : LoadN<false>(d, from + l, 0);
     };
-    const auto base_h = hn::Add(hn::Set(di, static_cast<std::int32_t>(p.base_h(ho, 0))), hn::Load(di, t.h + l)),
-               base_w = hn::Add(hn::Set(di, static_cast<std::int32_t>(p.base_w(wo, 0))), hn::Load(di, t.w + l));
+    const auto base_h =
+                   hn::Add(hn::Set(di, static_cast<std::int32_t>(p.base_h(ho, 0))), hn::Load(di, t.h + l)),
+               base_w =
+                   hn::Add(hn::Set(di, static_cast<std::int32_t>(p.base_w(wo, 0))), hn::Load(di, t.w + l));
     const auto h = Locate<F>(load(offsets[1]), base_h, grid.h, grid.closed),
                w = Locate<F>(load(offsets[0]), base_w, grid.w, grid.closed);
     hn::Store(h.complement, d, hh), hn::Store(h.fraction, d, lh), hn::Store(h.cell, di, h0);

@@ -77,7 +77,11 @@ struct ForwardPlan {
   }
 
   ForwardPlan(Carver carver, const Problem& p, int slot_count, std::size_t* used)
-      : pixels(p.wo), block(p.c), zeros(carver.take<T>(p.group_channels())), table(carver, p.lanes()), slots(carver) {
+      : pixels(p.wo),
+        block(p.c),
+        zeros(carver.take<T>(p.group_channels())),
+        table(carver, p.lanes()),
+        slots(carver) {
     size = sizeof(T);
     ahead_lines = (p.c * size + 63) / 64;
     ahead = carver.take<AheadLine<At>>(ahead_lines);
@@ -87,8 +91,7 @@ struct ForwardPlan {
       block = std::clamp<std::int64_t>(kPackedStripBytes / line, 1, p.c);
       pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
     }
-    if (!p.offsets.adjacent())
-      pixels = std::clamp<std::int64_t>(2048 / p.lanes(), 1, pixels);
+    if (!p.offsets.adjacent()) pixels = std::clamp<std::int64_t>(2048 / p.lanes(), 1, pixels);
     slots = carver;
     for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
     if (used) *used = carver.used();
@@ -144,15 +147,17 @@ HWY_INLINE const T* Corner(const T* x, At at, const std::int64_t* dead_shift) {
 }
 
 template <bool kInterior, bool kStream, std::size_t kLanes, class T, class At, class F = Compute<T>>
-HWY_INLINE void BlendOne(const Cells<F, At>& cells, const T* x, const Grid& grid, const std::int64_t* dead_shift,
-                           std::int64_t k, std::int64_t lanes, std::int64_t taps, T* HWY_RESTRICT y) {
+HWY_INLINE void BlendOne(const Cells<F, At>& cells, const T* x, const Grid& grid,
+                         const std::int64_t* dead_shift, std::int64_t k, std::int64_t lanes,
+                         std::int64_t taps, T* HWY_RESTRICT y) {
   const hn::CappedTag<F, kLanes> d;
   const At *HWY_RESTRICT at = cells.at, *HWY_RESTRICT right = cells.right, *HWY_RESTRICT down = cells.down;
   const F *HWY_RESTRICT w0 = cells.weights[0], *HWY_RESTRICT w1 = cells.weights[1],
-          *HWY_RESTRICT w2 = cells.weights[2], *HWY_RESTRICT w3 = cells.weights[3];
+                        *HWY_RESTRICT w2 = cells.weights[2], *HWY_RESTRICT w3 = cells.weights[3];
   const T *x01 = x + grid.w_stride, *x10 = x + grid.h_stride, *x11 = x10 + grid.w_stride;
   const auto blend = [&](std::int64_t l) HWY_ATTR {
-    const auto w00 = hn::Set(d, w0[l]), w01 = hn::Set(d, w1[l]), w10 = hn::Set(d, w2[l]), w11 = hn::Set(d, w3[l]);
+    const auto w00 = hn::Set(d, w0[l]), w01 = hn::Set(d, w1[l]), w10 = hn::Set(d, w2[l]),
+               w11 = hn::Set(d, w3[l]);
     const std::int64_t a = at[l];
     if constexpr (kInterior) {
       return BlendVector<false>(d, x + a, x01 + a, x10 + a, x11 + a, w00, w01, w10, w11, 0);
@@ -169,8 +174,9 @@ HWY_INLINE void BlendOne(const Cells<F, At>& cells, const T* x, const Grid& grid
 }
 
 template <Kind kKind, bool kInterior, bool kStream, class T, class At, class F = Compute<T>>
-HWY_INLINE void BlendRow(const Cells<F, At>& cells, const T* x, const Grid& grid, const std::int64_t* dead_shift,
-                           std::int64_t l, std::int64_t channels, T* HWY_RESTRICT y) {
+HWY_INLINE void BlendRow(const Cells<F, At>& cells, const T* x, const Grid& grid,
+                         const std::int64_t* dead_shift, std::int64_t l, std::int64_t channels,
+                         T* HWY_RESTRICT y) {
   const hn::ScalableTag<F> d;
   const auto vector = static_cast<std::int64_t>(hn::Lanes(d));
   const auto w00 = hn::Set(d, cells.weights[0][l]), w01 = hn::Set(d, cells.weights[1][l]),
@@ -180,23 +186,27 @@ HWY_INLINE void BlendRow(const Cells<F, At>& cells, const T* x, const Grid& grid
   const T* p10 = p00 + (kInterior ? grid.h_stride : cells.down[l]);
   std::int64_t c = 0;
   for (; c + vector <= channels; c += vector)
-    Put<kStream>(d, BlendVector<false>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, 0), y + c);
+    Put<kStream>(d, BlendVector<false>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, 0),
+                 y + c);
   if (kKind == kTails && c < channels) {
     const auto n = static_cast<std::size_t>(channels - c);
-    StoreN<true>(BlendVector<true>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, n), d, y + c, n);
+    StoreN<true>(BlendVector<true>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, n), d,
+                 y + c, n);
   }
 }
 
 // One channel a group: a vector is as many taps, its corners gathered.
 template <bool kInterior, class F>
-HWY_INLINE void GatherPixel(const Cells<F, std::int32_t>& cells, const F* x, const Grid& grid, std::int64_t lanes,
-                              F* HWY_RESTRICT sums) {
+HWY_INLINE void GatherPixel(const Cells<F, std::int32_t>& cells, const F* x, const Grid& grid,
+                            std::int64_t lanes, F* HWY_RESTRICT sums) {
   const hn::ScalableTag<F> d;
   const hn::Rebind<std::int32_t, decltype(d)> di;
   const hn::RebindToSigned<decltype(d)> ds;
   const auto index = [&](const std::int32_t* from) HWY_ATTR {
-    if constexpr (sizeof(F) == 4) return hn::Load(di, from);
-    else return hn::PromoteTo(ds, hn::Load(di, from));
+    if constexpr (sizeof(F) == 4)
+      return hn::Load(di, from);
+    else
+      return hn::PromoteTo(ds, hn::Load(di, from));
   };
   const F *x01 = x + grid.w_stride, *x10 = x + grid.h_stride, *x11 = x10 + grid.w_stride;
   for (std::int64_t l = 0; l < lanes; l += static_cast<std::int64_t>(hn::Lanes(d))) {
@@ -230,16 +240,22 @@ HWY_INLINE void TransposeTaps(const F* sums, std::int64_t groups, std::int64_t t
   using S = hn::TFromD<decltype(ds)>;
   const auto vector = static_cast<std::int64_t>(hn::Lanes(d));
   HWY_ALIGN S steps[hn::MaxLanes(ds)];
-  for (std::size_t j = 0; j < hn::MaxLanes(ds); ++j) steps[j] = static_cast<S>(static_cast<std::int64_t>(j) * taps);
+  for (std::size_t j = 0; j < hn::MaxLanes(ds); ++j)
+    steps[j] = static_cast<S>(static_cast<std::int64_t>(j) * taps);
   const auto index = hn::Load(ds, steps);
   std::int64_t g = 0;
-  for (; g + vector <= groups; g += vector) Put<kStream>(d, hn::GatherIndex(d, sums + g * taps + k, index), y + g);
-  if (g < groups) StoreN<true>(hn::GatherIndex(d, sums + g * taps + k, index), d, y + g, static_cast<std::size_t>(groups - g));
+  for (; g + vector <= groups; g += vector)
+    Put<kStream>(d, hn::GatherIndex(d, sums + g * taps + k, index), y + g);
+  if (g < groups)
+    StoreN<true>(hn::GatherIndex(d, sums + g * taps + k, index), d, y + g,
+                 static_cast<std::size_t>(groups - g));
 }
 
-template <Kind kKind, bool kInterior, bool kStream, std::size_t kLanes, class T, class S, class At, class F = Compute<T>>
+template <Kind kKind, bool kInterior, bool kStream, std::size_t kLanes, class T, class S, class At,
+          class F = Compute<T>>
 HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPlan<T, At>& plan, const S* x,
-                const Cells<F, At>& cells, const std::int64_t* dead_shift, F* sums, const Output<T>& out, const Tune& tune) {
+                             const Cells<F, At>& cells, const std::int64_t* dead_shift, F* sums,
+                             const Output<T>& out, const Tune& tune) {
   const std::int64_t channels = p.group_channels(), taps = p.taps();
   const S* below = x + tune.rows * grid.h_stride;
   if constexpr (kKind == kGather) GatherPixel<kInterior>(cells, x, grid, p.lanes(), sums);
@@ -255,9 +271,10 @@ HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPl
         BlendOne<kInterior, kStream, kLanes>(cells, x, grid, dead_shift, k, p.lanes(), taps, row);
       } else {
         for (std::int64_t g = out.c0 / channels; g * channels < out.c1; ++g) {
-          const std::int64_t first = std::max(g * channels, out.c0), last = std::min((g + 1) * channels, out.c1);
-          BlendRow<kKind, kInterior, kStream>(cells, x + (first - g * channels), grid, dead_shift, g * taps + k, last - first,
-                                         row + first - out.c0);
+          const std::int64_t first = std::max(g * channels, out.c0),
+                             last = std::min((g + 1) * channels, out.c1);
+          BlendRow<kKind, kInterior, kStream>(cells, x + (first - g * channels), grid, dead_shift,
+                                              g * taps + k, last - first, row + first - out.c0);
         }
       }
     }
@@ -274,7 +291,8 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
     const std::int64_t c = j * 64 / plan.size, g = c / channels;
     plan.ahead[j] = {g * p.taps() + p.taps() / 2, c - g * channels};
   }
-  constexpr std::size_t kVector = std::max<std::size_t>(16, hn::MaxLanes(hn::CappedTag<F, kLanes>()) * sizeof(T));
+  constexpr std::size_t kVector =
+      std::max<std::size_t>(16, hn::MaxLanes(hn::CappedTag<F, kLanes>()) * sizeof(T));
   const auto aligned = [&](std::int64_t elements) {
     return elements * static_cast<std::int64_t>(sizeof(T)) % static_cast<std::int64_t>(kVector) == 0;
   };
@@ -288,7 +306,10 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
     const Image<const T> x =
         packed ? Image<const T>{packed, p.w * p.c, p.c} : image_in_place<const T>(p.x, n);
     const Grid grid{p.h, p.w, x.h_stride, x.w_stride, p.closed};
-    const std::int64_t dead_shift[2] = {0, (reinterpret_cast<const char*>(plan.zeros) - reinterpret_cast<const char*>(x.data)) / static_cast<std::int64_t>(sizeof(T)) - Cells<F, At>::kDead};
+    const std::int64_t dead_shift[2] = {
+        0, (reinterpret_cast<const char*>(plan.zeros) - reinterpret_cast<const char*>(x.data)) /
+                   static_cast<std::int64_t>(sizeof(T)) -
+               Cells<F, At>::kDead};
     for (std::int64_t wo0 = 0; wo0 < p.wo; wo0 += plan.pixels) {
       const std::int64_t count = std::min(plan.pixels, p.wo - wo0);
       const O* planes[3] = {};
@@ -318,7 +339,8 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
           const auto& cells = slot.cells[i & 1];
           const auto blend = [&](auto interior, auto streams) HWY_ATTR {
             if constexpr (kKind != kTails || !streams())
-            BlendPixel<kKind, interior(), streams(), kLanes>(p, grid, plan, x.data, cells, dead_shift, slot.sums, out, tune);
+              BlendPixel<kKind, interior(), streams(), kLanes>(p, grid, plan, x.data, cells, dead_shift,
+                                                               slot.sums, out, tune);
           };
           if (cells.interior)
             stream ? blend(std::true_type(), std::true_type()) : blend(std::true_type(), std::false_type());
@@ -328,8 +350,8 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
         }
         if (!p.y.adjacent())
           for (std::int64_t kh = 0; kh < p.kh; ++kh)
-            unpack_row(p.y, n, ho * p.kh + kh, wo0 * p.kw, columns, c0, c1,
-                       slot.y + kh * columns * (c1 - c0), c1 - c0);
+            unpack_row(p.y, n, ho * p.kh + kh, wo0 * p.kw, columns, c0, c1, slot.y + kh * columns * (c1 - c0),
+                       c1 - c0);
       }
     }
     if (stream) hwy::FlushStream();
@@ -351,12 +373,14 @@ void ForwardKinds(const Problem& p, const Workers& workers, void* workspace) {
   constexpr std::size_t kFull = hn::MaxLanes(hn::ScalableTag<F>());
   const auto channels = static_cast<std::size_t>(p.group_channels());
   const std::int64_t span = (p.h - 1) * std::abs(p.x.h) + (p.w - 1) * std::abs(p.x.w) + p.c;
-  const bool narrow = std::max(span, p.h * p.w * p.c) < std::int64_t{1} << 31 && p.base_h(p.ho, p.kh) + p.top < kNarrowSide &&
-                     p.base_w(p.wo, p.kw) + p.left < kNarrowSide && std::max(p.h, p.w) < kNarrowSide;
+  const bool narrow = std::max(span, p.h * p.w * p.c) < std::int64_t{1} << 31 &&
+                      p.base_h(p.ho, p.kh) + p.top < kNarrowSide &&
+                      p.base_w(p.wo, p.kw) + p.left < kNarrowSide && std::max(p.h, p.w) < kNarrowSide;
   if (!narrow) return ForwardItems<kTails, kFull, T, std::int64_t, O>(p, workers, workspace);
   using At = std::int32_t;
   if (p.y.adjacent()) {
-    if (sizeof(T) >= 4 && channels == 1) return ForwardItems<(sizeof(T) >= 4 ? kGather : kTails), kFull, T, At, O>(p, workers, workspace);
+    if (sizeof(T) >= 4 && channels == 1)
+      return ForwardItems<(sizeof(T) >= 4 ? kGather : kTails), kFull, T, At, O>(p, workers, workspace);
     if (channels == 2 && kFull > 2) return ForwardItems<kOne, 2, T, At, O>(p, workers, workspace);
     if (channels == 4 && kFull > 4) return ForwardItems<kOne, 4, T, At, O>(p, workers, workspace);
     if (channels == 8 && kFull > 8) return ForwardItems<kOne, 8, T, At, O>(p, workers, workspace);
@@ -369,9 +393,11 @@ void Forward(const Problem& p, const Workers& workers, void* workspace) {
   const bool wide = p.offsets.dtype == DType::float32;
   switch (p.x.dtype) {
     case DType::float16:
-      return wide ? ForwardKinds<float16_t, float>(p, workers, workspace) : ForwardKinds<float16_t, float16_t>(p, workers, workspace);
+      return wide ? ForwardKinds<float16_t, float>(p, workers, workspace)
+                  : ForwardKinds<float16_t, float16_t>(p, workers, workspace);
     case DType::bfloat16:
-      return wide ? ForwardKinds<bfloat16_t, float>(p, workers, workspace) : ForwardKinds<bfloat16_t, bfloat16_t>(p, workers, workspace);
+      return wide ? ForwardKinds<bfloat16_t, float>(p, workers, workspace)
+                  : ForwardKinds<bfloat16_t, bfloat16_t>(p, workers, workspace);
     case DType::float32: return ForwardKinds<float, float>(p, workers, workspace);
     case DType::float64: return ForwardKinds<double, double>(p, workers, workspace);
   }
