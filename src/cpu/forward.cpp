@@ -83,10 +83,11 @@ HWY_INLINE void BlendRow(const CornerRows<const T>& x, const F* weights, T* HWY_
 }
 
 // All taps of a located strip, channels [c0, c1), to rows of y: tap (kh, kw) of pixel i at
-// y[kh * kh_stride + (i * Kw + kw) * w_stride + c - c0].
+// y[kh * kh_stride + i * wo_stride + kw * w_stride + c - c0].
 template <class T, class F>
 void ForwardStrip(const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros,
-                  std::int64_t c0, std::int64_t c1, T* y, std::int64_t kh_stride, std::int64_t w_stride) {
+                  std::int64_t c0, std::int64_t c1, T* y, std::int64_t kh_stride, std::int64_t wo_stride,
+                  std::int64_t w_stride) {
   const std::int64_t channels = p.group_channels();
   for (std::int64_t i = 0; i < s.count; ++i)
     for (std::int64_t g = c0 / channels; g * channels < c1; ++g) {
@@ -94,7 +95,7 @@ void ForwardStrip(const Problem& p, const Strip<F>& s, const Image<const T>& x, 
       for (std::int64_t kh = 0; kh < p.kh; ++kh)
         for (std::int64_t kw = 0; kw < p.kw; ++kw) {
           const std::int64_t at = i * s.pitch + (g * p.kh + kh) * p.kw + kw;
-          T* row = y + kh * kh_stride + (i * p.kw + kw) * w_stride + first - c0;
+          T* row = y + kh * kh_stride + i * wo_stride + kw * w_stride + first - c0;
           if (s.h0[at] == kDead)
             std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(last - first) * sizeof(T));
           else
@@ -123,14 +124,14 @@ void ForwardT(const Problem& p, const Workers& workers, void* workspace) {
       strip.count = std::min(scratch.pixels, p.wo - strip.wo0);
       locate(p, strip);
       if (!scratch.packed_y) {
-        T* y = reinterpret_cast<T*>(p.y.at(n, ho * p.kh, strip.wo0 * p.kw, 0));
-        ForwardStrip<T>(p, strip, x, zeros, 0, p.c, y, p.y.h, p.y.w);
+        T* y = reinterpret_cast<T*>(p.y.tap(n, ho, 0, strip.wo0, 0, 0));
+        ForwardStrip<T>(p, strip, x, zeros, 0, p.c, y, p.y.h, p.y.wo, p.y.w);
         continue;
       }
       const std::int64_t columns = strip.count * p.kw;
       for (std::int64_t c0 = 0; c0 < p.c; c0 += scratch.block) {
         const std::int64_t c1 = std::min(c0 + scratch.block, p.c), pitch = c1 - c0;
-        ForwardStrip<T>(p, strip, x, zeros, c0, c1, packed_y, columns * pitch, pitch);
+        ForwardStrip<T>(p, strip, x, zeros, c0, c1, packed_y, columns * pitch, p.kw * pitch, pitch);
         for (std::int64_t kh = 0; kh < p.kh; ++kh)
           unpack_row(p.y, n, ho * p.kh + kh, strip.wo0 * p.kw, columns, c0, c1,
                      packed_y + kh * columns * pitch, pitch);

@@ -101,7 +101,7 @@ void TapsStrip(D d, const Problem& p, const Strip<F>& s, const Image<const T>& x
       for (std::int64_t kh = 0; kh < p.kh; ++kh) {
         const std::int64_t c = (g0 + g) * channels;
         const auto* grad =
-            reinterpret_cast<const T*>(p.grad.at(s.n, s.ho * p.kh + kh, (s.wo0 + i) * p.kw, c));
+            reinterpret_cast<const T*>(p.grad.tap(s.n, s.ho, kh, s.wo0 + i, 0, c));
         std::int64_t at = i * s.pitch + (g * p.kh + kh) * p.kw;
         for (std::int64_t kw = 0; kw < p.kw; ++kw, ++at, grad += p.grad.w)
           if (s.h0[at] != kDead)
