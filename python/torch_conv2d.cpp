@@ -368,14 +368,14 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor, TorchTensor> deform_conv2d_bac
     const Layer l = layer_of(input, offset, weight, mask, std::nullopt, stride, padding, dilation, border);
     require_dtype("grad", grad, input, false);
     require_shape("grad", grad, {l.p.n, l.co, l.p.ho, l.p.wo}, "N, Co, Ho, Wo");
-    const TorchTensor nothing = ::torch::stable::new_empty(input, {0});
-    TorchTensor grad_input = samples ? empty_like(input, true) : nothing;
-    TorchTensor grad_offset = samples ? empty_like(offset, true) : nothing;
-    TorchTensor grad_mask = samples && mask ? empty_like(*mask, true) : nothing;
+    const auto nothing = [&] { return ::torch::stable::new_empty(input, {0}); };
+    TorchTensor grad_input = samples ? empty_like(input, true) : nothing();
+    TorchTensor grad_offset = samples ? empty_like(offset, true) : nothing();
+    TorchTensor grad_mask = samples && mask ? empty_like(*mask, true) : nothing();
     const Bands bands(l);
     WeightSum grad_weight(bands, weight);
     const auto results = [&] {
-      return std::tuple(grad_input, grad_offset, products ? grad_weight.result() : nothing, grad_mask);
+      return std::tuple(grad_input, grad_offset, products ? grad_weight.result() : nothing(), grad_mask);
     };
     if (!l.p.n) return results();
 

@@ -6,6 +6,7 @@ its operator raises.
 """
 
 import torch
+from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("tapfield", "FRAGMENT")
@@ -52,8 +53,15 @@ def differentiable(operator, backward, tangents=None):
             moved = tangents(tensors, given, outputs, ctx.attributes)
             return moved[0] if len(outputs) == 1 else moved
 
-    # As of a built-in operator: torch.autograd.Function.apply would call functorch's transforms once more.
-    apply = super(torch.autograd.Function, Derivatives).apply
+    # As of a built-in operator: functorch has peeled off its transform when it calls this kernel, and
+    # torch.autograd.Function's own apply would begin with the transforms again.
+    single_level_apply = super(torch.autograd.Function, Derivatives).apply
+
+    def apply(*args):
+        if not torch._C._are_functorch_transforms_active():
+            return single_level_apply(*args)
+        with enable_single_level_autograd_function():
+            return single_level_apply(*args)
 
     def kernel(keyset, *tensors, **given):
         tensors += (None,) * (count - len(tensors))
