@@ -31,13 +31,15 @@ def differentiable(operator, backward, tangents=None):
 
     class Derivatives(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, keyset, attributes, *tensors):
-            outputs = below(keyset, tensors, attributes)
-            ctx.attributes = attributes
+        def forward(keyset, attributes, *tensors):
+            return below(keyset, tensors, attributes)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            _, ctx.attributes, *tensors = inputs
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(*tensors)
-            ctx.save_for_forward(*tensors, *((outputs,) if isinstance(outputs, torch.Tensor) else outputs))
-            return outputs
+            ctx.save_for_forward(*tensors, *((output,) if isinstance(output, torch.Tensor) else output))
 
         @staticmethod
         def backward(ctx, *grads):

@@ -72,7 +72,7 @@ def test_zero_offsets_on_the_border_as_torchvision():
     (_, mine), (_, want) = gradients(ours, layer.tensors(), layer), gradients(theirs, layer.tensors(), layer)
     for got, w in zip(mine, want, strict=True):
         assert_near(got, w, terms(layer))
-    assert mine[1][:, :, 0].abs().min() > 0
+    assert mine[1][:, 0:6:2, 0, 1:-1].abs().min() > 0  # along H, of the kernel's first row
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
