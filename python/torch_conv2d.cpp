@@ -18,13 +18,42 @@ namespace {
 int64_t product_bytes() { const char* e = std::getenv("TF_BAND"); return e ? std::atol(e) << 10 : 4 << 20; }
 constexpr int64_t kSampleBytes = 64 << 20;
 
+// weight [Co, C/groups, Kh, Kw] to or from dense rows [Co, Kh*Kw, C/groups] of its dtype: in tiles, where PyTorch's
+// copy takes as long as a small product.
+enum class Move { pack, unpack };
+void move_taps(const Layer& l, Move move, const TorchTensor& weight, char* rows) {
+  const int64_t k = l.p.taps(), cg = l.p.c / l.groups;
+  if (weight.stride(2) != l.p.kw * weight.stride(3)) {
+    const TorchTensor dense = alias(rows, {l.co, cg, l.p.kh, l.p.kw}, {k * cg, 1, l.p.kw * cg, cg}, l.type);
+    return move == Move::pack ? copy(dense, alias(weight)) : copy(weight, dense);
+  }
+  View v = view_of(weight);
+  v.w = weight.stride(3);  // along all taps
+  const int64_t row_bytes = k * cg * size_of(v.dtype);
+  Workers(execution(weight.numel()), weight.numel()).run(l.co, [&](int64_t co, int) {
+    if (move == Move::pack)
+      cpu::pack_row(v, co, 0, 0, k, 0, cg, rows + co * row_bytes, cg);
+    else
+      cpu::unpack_row(v, co, 0, 0, k, 0, cg, rows + co * row_bytes, cg);
+  });
+}
+
+// Is weight's memory those rows?
+bool is_taps_first(const Layer& l, const TorchTensor& weight) {
+  const int64_t cg = l.p.c / l.groups;
+  const std::array<int64_t, 4> want{l.p.taps() * cg, 1, l.p.kw * cg, cg};
+  for (int64_t i = 0; i < 4; ++i)
+    if (weight.size(i) > 1 && weight.stride(i) != want[static_cast<std::size_t>(i)]) return false;
+  return true;
+}
+
 // weight as a matrix [Co, Kh*Kw*C/groups], taps before channels; `owner` keeps its memory.
 TorchTensor taps_first(const Layer& l, const TorchTensor& weight, TorchTensor& owner) {
   const int64_t cg = l.p.c / l.groups, width = l.p.taps() * cg;
   owner = weight;
-  if (!channels_last(weight, true)) {
+  if (!is_taps_first(l, weight)) {
     owner = empty(weight, l.type, {l.co, l.p.kh, l.p.kw, cg}, true, true);
-    copy(owner, alias(weight));
+    move_taps(l, Move::pack, weight, static_cast<char*>(owner.mutable_data_ptr()));
   }
   return matrix(owner.const_data_ptr(), l.co, width, width, 1, l.type);
 }
@@ -153,7 +182,10 @@ class WeightSum {
   TorchTensor result() const {
     if (wide(l_.type) == l_.type && channels_last(like_, true)) return sum_;
     TorchTensor out = empty_like(like_, true);
-    copy(out, sum_);
+    if (wide(l_.type) == l_.type)
+      move_taps(l_, Move::unpack, out, static_cast<char*>(sum_.mutable_data_ptr()));
+    else
+      copy(out, sum_);
     return out;
   }
 

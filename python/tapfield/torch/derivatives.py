@@ -5,9 +5,12 @@ torch.library.register_autograd alone would leave forward mode silently zero. A 
 its operator raises.
 """
 
+import contextlib
+
 import torch
 from torch._functorch.autograd_function import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 LIBRARY = torch.library.Library("tapfield", "FRAGMENT")
 _BELOW = torch._C._after_autograd_keyset
@@ -29,10 +32,13 @@ def differentiable(operator, backward, tangents=None):
         with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keyset & _BELOW, *tensors, **attributes)
 
-    class Derivatives(torch.autograd.Function):
+    # _SingleLevelFunction is torch.autograd.Function without torch.func's transforms: these have peeled off a level
+    # already when they call this kernel, as they do for PyTorch's own operators.
+    class Derivatives(_SingleLevelFunction):
         @staticmethod
         def forward(keyset, attributes, *tensors):
-            return below(keyset, tensors, attributes)
+            with _levels_below():
+                return below(keyset, tensors, attributes)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
@@ -55,23 +61,12 @@ def differentiable(operator, backward, tangents=None):
             moved = tangents(tensors, given, outputs, ctx.attributes)
             return moved[0] if len(outputs) == 1 else moved
 
-    # As of a built-in operator: functorch has peeled off its transform when it calls this kernel, and
-    # torch.autograd.Function's own apply would begin with the transforms again.
-    single_level_apply = super(torch.autograd.Function, Derivatives).apply
-
-    def apply(*args):
-        if not torch._C._are_functorch_transforms_active():
-            return single_level_apply(*args)
-        with enable_single_level_autograd_function():
-            return single_level_apply(*args)
-
     def kernel(keyset, *tensors, **given):
-        tensors += (None,) * (count - len(tensors))
-        attributes = defaults | given
         present = [t for t in tensors if t is not None]
         if torch.is_grad_enabled() and any(t.requires_grad for t in present) or has_tangent(present):
-            return apply(keyset, attributes, *tensors)
-        return below(keyset, tensors, attributes)
+            with _one_level():
+                return Derivatives.apply(keyset, defaults | given, *tensors, *(None,) * (count - len(tensors)))
+        return below(keyset, tensors, given)
 
     LIBRARY.impl(operator.name().removeprefix("tapfield::"), kernel, "Autograd", with_keyset=True)
 
@@ -82,3 +77,23 @@ def has_tangent(tensors):
         and torch._C._is_fwd_grad_enabled()
         and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
     )
+
+
+# ------ Under torch.func's transforms
+
+_NOTHING = contextlib.nullcontext()
+
+
+def _one_level():
+    return enable_single_level_autograd_function() if torch._C._are_functorch_transforms_active() else _NOTHING
+
+
+@contextlib.contextmanager
+def _differentiating():
+    with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+        yield
+
+
+def _levels_below():
+    """A Function's forward runs without derivatives; outer transforms still want theirs."""
+    return _differentiating() if torch._C._are_functorch_transforms_active() else _NOTHING

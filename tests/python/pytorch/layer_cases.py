@@ -70,6 +70,10 @@ LAYERS = [
     Layer("groups_that_do_not_align", groups=2, offset_groups=3),
     Layer("depthwise", groups=6, co=6, offset_groups=6),
     Layer("attributes", ksize=(3, 2), stride=(2, 1), padding=(2, 0), dilation=(2, 3), input=(2, 6, 11, 10)),
+    Layer(
+        "all_at_once", input=(7, 6, 5, 4), co=2, ksize=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 1), groups=2,
+        offset_groups=3,
+    ),
     Layer("pointwise", ksize=(1, 1), padding=(0, 0)),
     Layer("one_pixel", input=(3, 4, 1, 1), padding=(1, 1)),
     Layer("far", spread=20.0),

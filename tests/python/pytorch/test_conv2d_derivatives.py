@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Derivatives of deform_conv2d: autograd twice, forward mode, torch.func, PyTorch's check of operators, autocast."""
 
+import dataclasses
+
 import pytest
 import torch
 from tapfield.torch import deform_conv2d
@@ -10,7 +12,7 @@ from layer_cases import LAYERS, Layer, assert_near, by_name
 
 ids = lambda layer: layer.name
 forward, backward = torch.ops.tapfield.deform_conv2d.default, torch.ops.tapfield.deform_conv2d_backward.default
-SMALL = [by_name(n) for n in ("plain", "v1", "groups_that_do_not_align", "attributes", "depthwise", "no_bias")]
+SMALL = [by_name(n) for n in ("plain", "v1", "groups_that_do_not_align", "all_at_once", "depthwise", "no_bias", "empty")]
 
 
 def call_of(layer):
@@ -37,6 +39,17 @@ def test_gradcheck(layer):
 def test_gradgradcheck(layer):
     call, inputs = call_of(layer)
     assert gradgradcheck(call, inputs, layer.grad().requires_grad_(), check_fwd_over_rev=True, fast_mode=True)
+
+
+@pytest.mark.parametrize("images", [0, 3])
+def test_gradcheck_in_odd_memory_orders(images):
+    layer = dataclasses.replace(by_name("all_at_once"), input=(images, 6, 5, 4))
+    call, inputs = call_of(layer)
+    orders = (0, 1, 3, 2), (1, 3, 0, 2), (3, 2, 0, 1), None, (1, 3, 0, 2)
+    odd = [t if o is None else t.detach().permute(o).contiguous().permute([o.index(i) for i in range(4)]).requires_grad_()
+           for t, o in zip(inputs, orders)]  # fmt: skip
+    assert images == 0 or not odd[1].is_contiguous()
+    assert gradcheck(call, odd, fast_mode=True)
 
 
 def test_every_element():
