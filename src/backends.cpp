@@ -24,8 +24,8 @@ constexpr Row kRows[] = {
      cpu::forward},
     {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::grad_binned_why_not, cpu::grad_binned_cost,
      cpu::grad_binned_workspace, cpu::grad_binned},
-    {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost,
-     cpu::grad_taps_workspace, cpu::grad_taps},
+    {"cpu.windows", "cpu", kCpu, Pass::grad, cpu::grad_windows_why_not, cpu::grad_windows_cost,
+     cpu::grad_windows_workspace, cpu::grad_windows},
     {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace,
      cpu::grad_grad},
 

@@ -24,11 +24,11 @@ double grad_binned_cost(const Problem& p);
 std::size_t grad_binned_workspace(const Problem& p, int slots);
 void grad_binned(const Problem& p, const Workers& workers, void* workspace);
 
-// grad_taps.cpp
-const char* grad_taps_why_not(const Problem& p);
-double grad_taps_cost(const Problem& p);
-std::size_t grad_taps_workspace(const Problem& p, int slots);
-void grad_taps(const Problem& p, const Workers& workers, void* workspace);
+// grad_windows.cpp
+const char* grad_windows_why_not(const Problem& p);
+double grad_windows_cost(const Problem& p);
+std::size_t grad_windows_workspace(const Problem& p, int slots);
+void grad_windows(const Problem& p, const Workers& workers, void* workspace);
 
 // grad_grad.cpp
 double grad_grad_cost(const Problem& p);

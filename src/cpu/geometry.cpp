@@ -83,51 +83,75 @@ HWY_INLINE hn::Vec<DI> IfLive(hn::Mask<hn::ScalableTag<F>> live, hn::Vec<DI> cel
   }
 }
 
-template <class F>
-void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets) {
+// Lanes [l, l + rest) of the pixels of a strip, rest at most a vector; the vector's other lanes are dead.
+// along_h, along_w: the lanes' bases in the first pixel.
+template <bool kTail, bool kClosed, class F>
+HWY_INLINE void LocateLanes(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets,
+                            std::int64_t l, std::size_t rest, const std::int32_t* along_h,
+                            const std::int32_t* along_w) {
   const hn::ScalableTag<F> d;
   const hn::Rebind<std::int32_t, decltype(d)> di;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t kh = 0, kw = 0;  // of lane l + j: strips begin with a group's first tap
-  HWY_ALIGN std::int32_t along_h[hn::MaxLanes(di)], along_w[hn::MaxLanes(di)];
-  for (std::int64_t l = 0; l < s.lanes; l += lanes) {
-    for (std::int64_t j = 0; j < lanes; ++j) {  // lanes past the last are dead
-      along_h[j] = static_cast<std::int32_t>(p.base_h(s.ho, kh));
-      along_w[j] = static_cast<std::int32_t>(p.base_w(s.wo0, kw));
+  const auto base_h = hn::Load(di, along_h);
+  auto base_w = hn::Load(di, along_w);
+  const auto step_w = hn::Set(di, static_cast<std::int32_t>(s.count > 1 ? p.stride_w : 0));
+  const bool modulated = p.modulated;
+  const std::int64_t height = p.h, width = p.w, pitch = s.pitch;
+  for (std::int64_t i = 0; i < s.count; ++i, base_w = hn::Add(base_w, step_w)) {
+    const std::int64_t from = i * offsets.pitch + l, to = i * pitch + l;
+    const auto o_w = LoadN<kTail>(d, offsets.plane[0] + from, rest);
+    const auto o_h = LoadN<kTail>(d, offsets.plane[1] + from, rest);
+    auto m = hn::Set(d, F{1});
+    if (modulated) m = LoadN<kTail>(d, offsets.plane[2] + from, rest);
+    const auto h = Locate<F>(o_h, base_h, height, kClosed), w = Locate<F>(o_w, base_w, width, kClosed);
+    auto live = hn::And(h.live, w.live);
+    if constexpr (kTail) live = hn::And(live, hn::FirstN(d, rest));
+    const auto lh = hn::IfThenElseZero(live, h.fraction), lw = hn::IfThenElseZero(live, w.fraction);
+    const auto hh = hn::IfThenElseZero(live, h.complement), hw = hn::IfThenElseZero(live, w.complement);
+    m = hn::IfThenElseZero(live, m);
+    hn::Store(IfLive<F>(live, h.cell, kDead, di), di, s.h0 + to);
+    hn::Store(IfLive<F>(live, w.cell, 0, di), di, s.w0 + to);
+    hn::Store(hh, d, s.hh + to);
+    hn::Store(lh, d, s.lh + to);
+    hn::Store(hw, d, s.hw + to);
+    hn::Store(lw, d, s.lw + to);
+    hn::Store(m, d, s.m + to);
+    const auto mhh = hn::Mul(m, hh), mlh = hn::Mul(m, lh);
+    hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d,
+                          s.weights + 4 * to);
+  }
+}
+
+template <bool kClosed, class F>
+HWY_INLINE void LocateAll(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<F>()));
+  // Bases of many lanes at a time: vectors loaded from scalars just stored would wait for them.
+  constexpr std::int64_t kLanes = 128;
+  HWY_ALIGN std::int32_t along_h[kLanes], along_w[kLanes];
+  std::int64_t kh = 0, kw = 0;  // of the next lane: strips begin with a group's first tap
+  for (std::int64_t first = 0; first < s.lanes; first += kLanes) {
+    const std::int64_t end = std::min(first + kLanes, (s.lanes + lanes - 1) / lanes * lanes);
+    for (std::int64_t l = first; l < end; ++l) {
+      along_h[l - first] = static_cast<std::int32_t>(p.base_h(s.ho, kh));
+      along_w[l - first] = static_cast<std::int32_t>(p.base_w(s.wo0, kw));
       if (++kw == p.kw) kw = 0, kh = kh + 1 == p.kh ? 0 : kh + 1;
     }
-    const auto base_h = hn::Load(di, along_h);
-    auto base_w = hn::Load(di, along_w);
-    const auto step_w = hn::Set(di, static_cast<std::int32_t>(s.count > 1 ? p.stride_w : 0));
-    const auto rest = static_cast<std::size_t>(s.lanes - l);
-    for (std::int64_t i = 0; i < s.count; ++i, base_w = hn::Add(base_w, step_w)) {
-      const std::int64_t from = i * offsets.pitch + l, to = i * s.pitch + l;
-      const bool tail = s.lanes - l < lanes;
-      const auto o_w =
-          tail ? LoadFirst(d, offsets.plane[0] + from, rest) : hn::LoadU(d, offsets.plane[0] + from);
-      const auto o_h =
-          tail ? LoadFirst(d, offsets.plane[1] + from, rest) : hn::LoadU(d, offsets.plane[1] + from);
-      auto m = hn::Set(d, F{1});
-      if (p.modulated)
-        m = tail ? LoadFirst(d, offsets.plane[2] + from, rest) : hn::LoadU(d, offsets.plane[2] + from);
-      const auto h = Locate<F>(o_h, base_h, p.h, p.closed), w = Locate<F>(o_w, base_w, p.w, p.closed);
-      auto live = hn::And(h.live, w.live);
-      if (tail) live = hn::And(live, hn::FirstN(d, rest));
-      const auto lh = hn::IfThenElseZero(live, h.fraction), lw = hn::IfThenElseZero(live, w.fraction);
-      const auto hh = hn::IfThenElseZero(live, h.complement), hw = hn::IfThenElseZero(live, w.complement);
-      m = hn::IfThenElseZero(live, m);
-      hn::Store(IfLive<F>(live, h.cell, kDead, di), di, s.h0 + to);
-      hn::Store(IfLive<F>(live, w.cell, 0, di), di, s.w0 + to);
-      hn::Store(hh, d, s.hh + to);
-      hn::Store(lh, d, s.lh + to);
-      hn::Store(hw, d, s.hw + to);
-      hn::Store(lw, d, s.lw + to);
-      hn::Store(m, d, s.m + to);
-      const auto mhh = hn::Mul(m, hh), mlh = hn::Mul(m, lh);
-      hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d,
-                            s.weights + 4 * to);
+    for (std::int64_t l = first; l < end; l += lanes) {
+      const std::int64_t at = l - first;
+      if (s.lanes - l >= lanes)
+        LocateLanes<false, kClosed>(p, s, offsets, l, 0, along_h + at, along_w + at);
+      else
+        LocateLanes<true, kClosed>(p, s, offsets, l, static_cast<std::size_t>(s.lanes - l), along_h + at,
+                                   along_w + at);
     }
   }
+}
+
+template <class F>
+void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets) {
+  if (p.closed)
+    LocateAll<true>(p, s, offsets);
+  else
+    LocateAll<false>(p, s, offsets);
 }
 
 template <class F>

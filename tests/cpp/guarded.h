@@ -88,8 +88,8 @@ class GuardedTensor {
     for_each([&](char* e, std::int64_t) { std::memset(e, 0xff, static_cast<std::size_t>(size_of(dtype_))); });
   }
   std::vector<double> values() const {
-    std::vector<double> v;
-    for_each([&](char* e, std::int64_t) { v.push_back(decode(e, dtype_)); });
+    std::vector<double> v(static_cast<std::size_t>(elements(shape_)));
+    for_each([&](char* e, std::int64_t i) { v[static_cast<std::size_t>(i)] = decode(e, dtype_); });
     return v;
   }
   std::vector<char> bytes() const {  // of the elements, in logical order
@@ -99,6 +99,7 @@ class GuardedTensor {
   }
   // Bytes between elements that no longer hold what they held.
   std::int64_t changed_gaps() const {
+    if (span_ == elements(shape_) * size_of(dtype_)) return 0;  // there are none
     std::vector<char> mine(static_cast<std::size_t>(span_), 0);
     for_each([&](char* e, std::int64_t) {
       std::memset(mine.data() + (e - low_), 1, static_cast<std::size_t>(size_of(dtype_)));

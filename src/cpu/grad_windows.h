@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scratch of grad_windows.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/windows.h"
+
+namespace tapfield::cpu {
+
+template <class F>
+struct WindowsScratch {
+  // Small images are worked on together: as many as this much scratch allows.
+  static constexpr std::size_t kBatchBytes = 1 << 20;
+
+  Layout layout;
+  Tiling tiled, whole;  // whole is not used where it does not fit
+  std::int64_t images;  // worked on together
+  std::int64_t width;   // channels of a block, at most
+  bool direct_x, direct_grad, direct_sums;
+
+  Window* windows;                // [images][bands][tiles][groups]
+  std::int64_t *begins, *ends;    // [images][bands]: rows of grad_x that a band's windows touch
+  std::int64_t* cells;            // [images][bands]: of all windows
+  std::int64_t* rounds;           // [images][bands]: when a band runs
+  std::int64_t* turns;            // [images * bands]: bands by round
+  std::uint32_t* outliers;        // [images][taps]: a band's and block's from its own first tap on
+  std::uint32_t* outlier_counts;  // [images][bands][blocks]
+  F* x;                           // [images][h][w][c]; null if direct
+  F* sums;                        // the same
+  std::uint16_t* narrowed;        // [slots][w * c]
+  F* zeros;                       // [group_channels]
+  Carver slots;                   // where the slots' own scratch begins
+
+  struct Slot {
+    Strip<F> strip;
+    F *x, *sums;          // windows of a block, and a dump cell
+    std::int32_t* cells;  // [pixels][pitch]: where a tap lies in the windows
+    F* dots;              // [pixels][pitch][4]
+    F* grad;              // [kh][pixels * kw][width]; null if direct
+    std::uint16_t* narrow_grad;
+    std::int64_t* lane_grad;  // [pitch]: where a lane's grad lies, from the pixel's and block's first
+    std::int32_t *h, *w, *rows, *columns, *base;  // [pitch]: a lane's window
+    Slot(Carver& carver, const Problem& p, const WindowsScratch& s)
+        : strip(carver, p, std::max(s.tiled.lanes(p), s.whole.lanes(p))) {
+      std::int64_t taps = 0, pixels = 0, room = 0;
+      for (const Tiling* t : {&s.tiled, &s.whole}) {
+        taps = std::max(taps, t->pixels * Strip<F>::padded(t->lanes(p))),
+        pixels = std::max(pixels, t->pixels);
+        if (t->fits(sizeof(F)))
+          room = std::max(room, t->block_groups * t->room +
+                                    2 * (s.layout.pitch(t->max_columns, sizeof(F)) + s.layout.cell()));
+      }
+      x = carver.take<F>(room), sums = carver.take<F>(room);
+      cells = carver.take<std::int32_t>(taps), dots = carver.take<F>(4 * taps + 64);
+      const std::int64_t rows_of_grad = s.direct_grad ? 0 : p.taps() * pixels * s.width;
+      grad = carver.take<F>(rows_of_grad), narrow_grad = carver.take<std::uint16_t>(rows_of_grad);
+      lane_grad = carver.take<std::int64_t>(strip.pitch);
+      for (std::int32_t** table : {&h, &w, &rows, &columns, &base})
+        *table = carver.take<std::int32_t>(strip.pitch);
+    }
+  };
+  Slot slot(const Problem& p, int index) const {
+    Carver carver = slots;
+    for (int s = 0; s < index; ++s) Slot(carver, p, *this);
+    return Slot(carver, p, *this);
+  }
+
+  WindowsScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used)
+      : layout(p.group_channels(), sizeof(F)),
+        tiled(p, sizeof(F), false),
+        whole(p, sizeof(F), true),
+        width(std::max(tiled.block_groups, whole.block_groups) * p.group_channels()),
+        slots(carver) {
+    direct_x = plain<F>(p.x), direct_grad = plain<F>(p.grad), direct_sums = plain<F>(p.grad_x);
+    images = 1;
+    Carver one;
+    carve(one, p, 1);
+    images = std::clamp<std::int64_t>(
+        static_cast<std::int64_t>(kBatchBytes / std::max<std::size_t>(one.used(), 1)), 1, p.n);
+    carve(carver, p, slot_count);
+    slots = carver;
+    for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
+    if (used) *used = carver.used();
+  }
+
+ private:
+  void carve(Carver& carver, const Problem& p, int slot_count) {
+    const std::int64_t bands = images * tiled.bands, x_image = p.h * p.w * p.c;
+    windows = carver.take<Window>(bands * tiled.tiles * p.groups);
+    for (std::int64_t** table : {&begins, &ends, &cells, &rounds, &turns})
+      *table = carver.take<std::int64_t>(bands);
+    outliers = carver.take<std::uint32_t>(images * p.ho * p.wo * p.lanes());
+    outlier_counts = carver.take<std::uint32_t>(std::max(bands * tiled.blocks, images * whole.blocks));
+    x = direct_x ? nullptr : carver.take<F>(images * x_image);
+    sums = direct_sums ? nullptr : carver.take<F>(images * x_image);
+    narrowed = direct_sums && direct_x ? nullptr : carver.take<std::uint16_t>(slot_count * p.w * p.c);
+    zeros = carver.take<F>(p.group_channels());
+  }
+};
+
+}  // namespace tapfield::cpu

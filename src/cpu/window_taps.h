@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// The channel loops of grad_windows: one output pixel's taps, in order, with the windows of x and sums. A tap
+// reads its grad once, leaves four dots and adds to four corners. Included once per target.
+#if defined(TAPFIELD_CPU_WINDOW_TAPS_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef TAPFIELD_CPU_WINDOW_TAPS_H_
+#undef TAPFIELD_CPU_WINDOW_TAPS_H_
+#else
+#define TAPFIELD_CPU_WINDOW_TAPS_H_
+#endif
+
+#include "cpu/simd.h"
+#include "cpu/windows.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace tapfield::cpu::HWY_NAMESPACE {
+
+// The taps of one output pixel and block of groups.
+template <class F>
+struct Taps {
+  const F* x;                     // windows
+  F* sums;                        // windows
+  std::int64_t below;             // elements from a pixel to the one below
+  const std::int32_t* cells;      // [lanes]
+  const F* weights;               // [lanes][4]
+  const F* grad;                  // + lane_grad: [group_channels]
+  const F* grad_ahead;            // the same of a later pixel
+  const std::int64_t* lane_grad;  // [lanes]
+  const char* offsets_ahead[3];   // planes of offsets and grad_offsets, of a later pixel; null: not fetched
+  const char* grad_offsets_ahead[3];
+  std::int64_t offset_size, grad_offset_size;  // of their elements
+  std::int64_t planes, lanes;
+  std::size_t channels;  // of a group
+  int vectors;           // that hold the group's channels
+  std::size_t tail;      // channels in the last of them, 0 if it is full
+  F* dots;               // [lanes][4]
+};
+
+// Taps per step of the loops below; lanes are padded to it.
+constexpr std::int64_t kStep = 4;
+
+template <class F>
+HWY_INLINE void FetchAhead(const Taps<F>& t, std::int64_t l) {
+  for (std::int64_t j = l; j < l + kStep; ++j) __builtin_prefetch(t.grad_ahead + t.lane_grad[j]);
+  if (l % static_cast<std::int64_t>(64 / sizeof(F))) return;
+  for (std::int64_t q = 0; q < t.planes; ++q) {
+    __builtin_prefetch(t.offsets_ahead[q] + l * t.offset_size);
+    __builtin_prefetch(t.grad_offsets_ahead[q] + l * t.grad_offset_size, 1);
+  }
+}
+
+template <int kChannels, bool kTail, class F>
+void TapsOfPixels(const Taps<F>& taps) {
+  const hn::CappedTag<F, kChannels> d;
+  using V = hn::Vec<decltype(d)>;
+  constexpr int kLanes = hn::MaxLanes(d), kVectors = kChannels / kLanes;
+  const Taps<F> t = taps;  // sums may not alias it
+  for (std::int64_t l = 0; l < t.lanes; l += kStep) {
+    FetchAhead(t, l);
+    V sums_of_dots[kStep];
+    for (int j = 0; j < kStep; ++j) {
+      const F *x = t.x + t.cells[l + j], *grad = t.grad + t.lane_grad[l + j], *w = t.weights + 4 * (l + j);
+      F* HWY_RESTRICT sums = t.sums + t.cells[l + j];
+      V dots[4];
+      for (int v = 0; v < (kTail ? t.vectors : kVectors); ++v) {
+        const auto g = kTail && v + 1 == t.vectors && t.tail ? LoadN<kTail>(d, grad + v * kLanes, t.tail)
+                                                             : hn::LoadU(d, grad + v * kLanes);
+        for (int k = 0; k < 4; ++k) {
+          const std::int64_t at = (k / 2) * t.below + (k % 2) * kChannels + v * kLanes;
+          const auto corner = hn::Load(d, x + at);
+          dots[k] = v ? hn::MulAdd(g, corner, dots[k]) : hn::Mul(g, corner);
+          hn::Store(hn::MulAdd(hn::Set(d, w[k]), g, hn::Load(d, sums + at)), d, sums + at);
+        }
+      }
+      if constexpr (sizeof(F) == 4)
+        sums_of_dots[j] = SumWithinBlocks(d, dots[0], dots[1], dots[2], dots[3]);
+      else
+        SumLanes4(d, dots[0], dots[1], dots[2], dots[3], t.dots + 4 * (l + j));
+    }
+    if constexpr (sizeof(F) == 4) SumBlocks4(d, sums_of_dots, t.dots + 4 * l);
+  }
+}
+
+// p[0, kChannels) over and over; kTail: the first n of them, then zeros.
+template <int kChannels, bool kTail, class D, class F = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> Repeat(D d, const F* p, std::size_t n) {
+  if constexpr (kTail) {
+    HWY_ALIGN F padded[kChannels] = {};
+    std::memcpy(padded, p, n * sizeof(F));
+    return Repeat<kChannels, false>(d, padded, 0);
+  } else if constexpr (kChannels == 1) {
+    return hn::Set(d, *p);
+  } else if constexpr (kChannels * sizeof(F) == 16) {
+    return hn::LoadDup128(d, p);
+  } else {
+    static_assert(kChannels * sizeof(F) == 8);
+    double both;
+    std::memcpy(&both, p, 8);
+    return hn::BitCast(d, hn::Set(hn::Repartition<double, D>(), both));
+  }
+}
+
+// Vector `v` of the four weights, each repeated for its corner's channels.
+template <int kChannels, class D, class F = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> RepeatWeights(D d, const F* w, int v) {
+  constexpr int kLanes = hn::MaxLanes(D());
+  if constexpr (kChannels >= kLanes) {
+    return hn::Set(d, w[v * kLanes / kChannels]);
+  } else if constexpr (kChannels == 1) {
+    return hn::LoadU(d, w + v * kLanes);
+  } else {
+    using Index = hwy::MakeSigned<F>;
+    HWY_ALIGN Index lanes[kLanes];
+    for (int i = 0; i < kLanes; ++i) lanes[i] = (v * kLanes + i) / kChannels;
+    const auto index = hn::SetTableIndices(d, lanes);
+    if constexpr (sizeof(F) == 4)
+      return hn::TableLookupLanes(hn::LoadDup128(d, w), index);
+    else if constexpr (kLanes == 4)
+      return hn::TableLookupLanes(hn::LoadU(d, w), index);
+    else
+      return hn::TableLookupLanes(hn::ZeroExtendVector(d, hn::LoadU(hn::Half<D>(), w)), index);
+  }
+}
+
+template <int kChannels, bool kTail, class F>
+void TapsOfQuads(const Taps<F>& taps) {
+  const Taps<F> t = taps;  // sums may not alias it
+  const hn::CappedTag<F, 4 * kChannels> d;
+  using V = hn::Vec<decltype(d)>;
+  constexpr int kLanes = hn::MaxLanes(d), kVectors = 4 * kChannels / kLanes;
+  for (std::int64_t l = 0; l < t.lanes; l += kStep) {
+    FetchAhead(t, l);
+    V dots[kStep * kVectors];
+    for (int j = 0; j < kStep; ++j) {
+      const F *x = t.x + t.cells[l + j], *w = t.weights + 4 * (l + j);
+      F* HWY_RESTRICT sums = t.sums + t.cells[l + j];
+      const auto g = Repeat<kChannels, kTail>(d, t.grad + t.lane_grad[l + j], t.channels);
+      for (int v = 0; v < kVectors; ++v) {
+        const int at = v * kLanes;
+        dots[j * kVectors + v] = hn::Mul(g, hn::Load(d, x + at));
+        hn::Store(hn::MulAdd(RepeatWeights<kChannels>(d, w, v), g, hn::Load(d, sums + at)), d, sums + at);
+      }
+    }
+    // Neighbours are added until each sum is one lane, in order.
+    int vectors = kStep * kVectors;
+    for (int channels = kChannels; channels > 1; channels /= 2, vectors /= 2)
+      for (int v = 0; v < vectors / 2; ++v)
+        dots[v] = hn::Add(hn::ConcatEven(d, dots[2 * v + 1], dots[2 * v]),
+                          hn::ConcatOdd(d, dots[2 * v + 1], dots[2 * v]));
+    for (int v = 0; v < vectors; ++v) hn::StoreU(dots[v], d, t.dots + 4 * l + v * kLanes);
+  }
+}
+
+template <class F>
+using TapsFunction = void (*)(const Taps<F>&);
+
+template <class F, int kChannels, bool kTail>
+constexpr TapsFunction<F> taps_function() {
+  if constexpr (kChannels * sizeof(F) <= 16)
+    return TapsOfQuads<kChannels, kTail, F>;
+  else
+    return TapsOfPixels<kChannels, kTail, F>;
+}
+
+template <class F>
+TapsFunction<F> ChooseTaps(const Layout& layout, std::int64_t channels) {
+  const bool tail = layout.channels != channels;
+  switch (layout.channels) {
+    case 1: return taps_function<F, 1, false>();
+    case 2: return taps_function<F, 2, false>();
+    case 4: return tail ? taps_function<F, 4, true>() : taps_function<F, 4, false>();
+    case 8: return tail ? taps_function<F, 8, true>() : taps_function<F, 8, false>();
+    case 16: return tail ? taps_function<F, 16, true>() : taps_function<F, 16, false>();
+    default: return tail ? taps_function<F, 32, true>() : taps_function<F, 32, false>();
+  }
+}
+
+}  // namespace tapfield::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard
