@@ -13,6 +13,7 @@ import json
 import platform
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -67,12 +68,16 @@ class Case:
         self.x_bytes = 4 * n * h * w * c
         self.offset_bytes, self.y_bytes = 12 * n * taps * ho * wo, 4 * self.pixels * self.row
 
+    @torch.no_grad()
     def forward(self, function):
+        return self.call(function)
+
+    def call(self, function):
         x, offset, weight, bias, mask = self.leaves
         return function(x, offset, weight, bias, mask=mask, **self.how)
 
     def backward(self, function):
-        out = self.forward(function)
+        out = self.call(function)
         return lambda: torch.autograd.grad(out, self.leaves, self.grad, retain_graph=True)
 
     def products(self):
@@ -85,7 +90,9 @@ class Case:
             routes.append(lambda: torch.ops.mkldnn._linear_pointwise(y, w, None, "none", [], None))
         with torch.no_grad():
             forward = min(map(median, routes))
-            backward = median(lambda: torch.mm(g, w, out=y_out)) + median(lambda: torch.mm(g.t(), y, out=w_out))
+            backward = median(lambda: torch.mm(g, w, out=y_out)) + median(
+                lambda: torch.mm(g.t(), y, out=w_out)
+            )
         return forward, backward
 
     def bytes(self):
@@ -100,20 +107,26 @@ def bandwidth():
 
 
 def table(names, threads):
-    print(f"{'case':10} {'threads':>7} {'pass':9} {'torchvision/ours':>16} {'ours/bound':>10} {'ours ms':>9} {'theirs ms':>10} {'bound ms':>9}")
+    print(
+        f"{'case':10} {'threads':>7} {'pass':9} {'torchvision/ours':>16} {'ours/bound':>10} {'ours ms':>9} {'theirs ms':>10} {'bound ms':>9}"
+    )
     for name in names:
         case = Case(EXTRA.get(name) or CASES[name])
         for n in threads:
             torch.set_num_threads(n)
             rate, products, sizes = bandwidth(), case.products(), case.bytes()
-            with torch.no_grad():
-                forward = medians(
-                    lambda: case.forward(deform_conv2d), lambda: case.forward(torchvision.ops.deform_conv2d)
-                )
+            forward = medians(
+                *(partial(case.forward, f) for f in (deform_conv2d, torchvision.ops.deform_conv2d))
+            )
             backward = medians(case.backward(deform_conv2d), case.backward(torchvision.ops.deform_conv2d))
-            for which, (ours, theirs), product, size in zip(("forward", "backward"), (forward, backward), products, sizes):
+            for which, (ours, theirs), product, size in zip(
+                ("forward", "backward"), (forward, backward), products, sizes
+            ):
                 bound = product + size / rate
-                print(f"{name:10} {n:7} {which:9} {theirs / ours:16.1f} {ours / bound:10.2f} {ours * 1e3:9.2f} {theirs * 1e3:10.2f} {bound * 1e3:9.2f}", flush=True)
+                print(
+                    f"{name:10} {n:7} {which:9} {theirs / ours:16.1f} {ours / bound:10.2f} {ours * 1e3:9.2f} {theirs * 1e3:10.2f} {bound * 1e3:9.2f}",
+                    flush=True,
+                )
 
 
 def per_call(call, count=3000):
@@ -134,7 +147,9 @@ def overhead():
         rows.append(("deformable_offsets, the operator, no_grad", per_call(raw)))
         rows.append(("deformable_offsets, no_grad", per_call(lambda: deformable_offsets(x, offsets, **how))))
         rows.append(("deform_conv2d, no_grad", per_call(lambda: deform_conv2d(*layer))))
-        rows.append(("torchvision's deform_conv2d, no_grad", per_call(lambda: torchvision.ops.deform_conv2d(*layer))))
+        rows.append(
+            ("torchvision's deform_conv2d, no_grad", per_call(lambda: torchvision.ops.deform_conv2d(*layer)))
+        )
     x.requires_grad_()
     rows.append(("deformable_offsets with autograd", per_call(lambda: deformable_offsets(x, offsets, **how))))
     layer[0].requires_grad_()
@@ -150,8 +165,13 @@ def main():
     parser.add_argument("--case", nargs="*", default=[*"abcdef", "tiny", "small"])
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     args = parser.parse_args()
-    cpu = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
-    print(f"torch {torch.__version__}, torchvision {torchvision.__version__}, {cpu}, {time.strftime('%Y-%m-%d')}")
+    cpu = next(
+        (line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    print(
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {cpu}, {time.strftime('%Y-%m-%d')}"
+    )
     table(args.case, args.threads)
     overhead()
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What deform_conv2d and its gradient are made of: matrices that are views of memory, their product, and bands of
-// columns. Columns are y in another memory order: the taps of an output pixel side by side, so that a pixel is a row
-// of Kh*Kw*C. Part of torch_conv2d.cpp.
+// What deform_conv2d and its gradient are made of: matrices that are views of memory, their product, and
+// bands of columns. Columns are y in another memory order: the taps of an output pixel side by side, so that
+// a pixel is a row of Kh*Kw*C. Part of torch_conv2d.cpp.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/generated/c_shim_cpu.h>
@@ -24,11 +24,12 @@ inline TorchTensor alias(const void* data, const Ivalues& sizes, const Ivalues& 
 
 inline TorchTensor alias(const TorchTensor& t) {
   const auto size = t.sizes(), stride = t.strides();
-  return alias(t.const_data_ptr(), {size.begin(), size.end()}, {stride.begin(), stride.end()}, t.scalar_type());
+  return alias(t.const_data_ptr(), {size.begin(), size.end()}, {stride.begin(), stride.end()},
+               t.scalar_type());
 }
 
-inline TorchTensor matrix(const void* data, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride,
-                          ScalarType type) {
+inline TorchTensor matrix(const void* data, int64_t rows, int64_t columns, int64_t row_stride,
+                          int64_t column_stride, ScalarType type) {
   return alias(data, {rows, columns}, {row_stride, column_stride}, type);
 }
 
@@ -40,9 +41,9 @@ inline void copy(const TorchTensor& to, const TorchTensor& from) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(to.get(), from.get(), 0));
 }
 
-// c = a b, or c = start + a b; start is c or is broadcast to it. The one place that chooses a route. Measured with
-// torch 2.14.1 on Intel (AVX-512): MKL's product into memory that is there takes as long as oneDNN's, and half as
-// long as a product or a convolution that makes its result anew.
+// c = a b, or c = start + a b; start is c or is broadcast to it. The one place that chooses a route. Measured
+// with torch 2.14.1 on Intel (AVX-512): MKL's product into memory that is there takes as long as oneDNN's,
+// and half as long as a product or a convolution that makes its result anew.
 inline void multiply(const TorchTensor& a, const TorchTensor& b, const TorchTensor& c,
                      const TorchTensor* start = nullptr) {
   if (start) {
@@ -68,18 +69,20 @@ struct Band {
   int64_t n0, n, ho0, ho;  // images [n0, n0 + n), output rows [ho0, ho0 + ho) of each
 };
 
-// The output pixels of a layer in bands: as many images as have at most kTogether bytes of columns, or as many output
-// rows of one image as have at most `bytes`; at least one row. They depend on the shape alone.
+// The output pixels of a layer in bands: as many images as have at most kTogether bytes of columns, or as
+// many output rows of one image as have at most `bytes`; at least one row. They depend on the shape alone.
 struct Bands {
   const Layer& l;
-  int64_t row, size;         // elements of a pixel's columns; bytes of an element
-  int64_t images, rows;      // of a band
+  int64_t row, size;     // elements of a pixel's columns; bytes of an element
+  int64_t images, rows;  // of a band
   Execution execution;
 
   Bands(const Layer& layer, int64_t bytes)
       : l(layer),
         row(l.p.taps() * l.p.c),
-        size(l.type == ScalarType::Double ? 8 : l.type == ScalarType::Float ? 4 : 2),
+        size(l.type == ScalarType::Double  ? 8
+             : l.type == ScalarType::Float ? 4
+                                           : 2),
         execution(torch_door::execution(l.p.y_elements())) {
     const int64_t line = l.p.wo * row * size;
     images = std::clamp<int64_t>(kTogether / (l.p.ho * line), 1, std::max<int64_t>(l.p.n, 1));
@@ -107,7 +110,8 @@ struct Bands {
   std::optional<TorchTensor> matrix_of(const TorchTensor& t, const Band& b) const {
     const auto s = t.strides();
     const int64_t co = t.size(1), ho = t.size(2), wo = t.size(3);
-    const bool rows_follow = s[2] == wo * s[3] || b.ho == 1, images_follow = s[0] == ho * wo * s[3] || b.n == 1;
+    const bool rows_follow = s[2] == wo * s[3] || b.ho == 1,
+               images_follow = s[0] == ho * wo * s[3] || b.n == 1;
     const bool adjacent = s[1] == 1 && s[3] >= co, planes = s[3] == 1 && s[1] >= ho * wo;
     if (!rows_follow || !images_follow || !(adjacent || planes)) return std::nullopt;
     return matrix(at(t, b), pixels(b), co, s[3], s[1], t.scalar_type());
@@ -164,7 +168,8 @@ class Columns {
   TorchTensor image(const Band& b) const {
     const Problem& p = bands_.l.p;
     const int64_t line = p.wo * bands_.row;
-    return alias(buffer_.data(), {b.n, p.c, b.ho, p.wo * p.taps()}, {b.ho * line, 1, line, p.c}, bands_.l.type);
+    return alias(buffer_.data(), {b.n, p.c, b.ho, p.wo * p.taps()}, {b.ho * line, 1, line, p.c},
+                 bands_.l.type);
   }
 
   View view(const Band& b) const {
@@ -190,8 +195,8 @@ class Columns {
     Problem p = problem(Pass::forward, b);
     if (packed_.data()) {
       if (b.ho0 == 0)
-        cpu::pack_image(Workers(bands_.execution, bands_.l.p.y_elements()), p.x, 0, p.h, p.w, 0, p.c, packed_.data(),
-                        p.c);
+        cpu::pack_image(Workers(bands_.execution, bands_.l.p.y_elements()), p.x, 0, p.h, p.w, 0, p.c,
+                        packed_.data(), p.c);
       p.x.data = packed_.data(), p.x.c = 1, p.x.w = p.c, p.x.h = p.w * p.c, p.x.n = p.h * p.x.h;
     }
     p.y = view(b);

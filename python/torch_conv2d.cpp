@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// tapfield::deform_conv2d and its gradient on PyTorch's stable ABI: torchvision's operator as sampling and matrix
-// products, band by band. The gradient samples again instead of keeping columns.
+// tapfield::deform_conv2d and its gradient on PyTorch's stable ABI: torchvision's operator as sampling and
+// matrix products, band by band. The gradient samples again instead of keeping columns.
 //
-// Scratch, which the library keeps between calls: a band of columns, at most 64 MiB or one row of output pixels, and
-// the kernels' own. Bands follow each other: the same bits for any number of threads wherever the products' are.
-// grad_weight, and grad_input of an image in several bands, add up in float32 or wider.
+// Scratch, which the library keeps between calls: a band of columns, at most 64 MiB or one row of output
+// pixels, and the kernels' own. Bands follow each other: the same bits for any number of threads wherever the
+// products' are. grad_weight, and grad_input of an image in several bands, add up in float32 or wider.
 #include <cstdlib>
 #include <tuple>
 
@@ -13,13 +13,16 @@
 namespace tapfield::torch_door {
 namespace {
 
-// Columns that are products' input alone are made in bands that stay in cache; those of grad_input in bands as large
-// as may be, as its kernel sorts the taps of a band.
-int64_t product_bytes() { const char* e = std::getenv("TF_BAND"); return e ? std::atol(e) << 10 : 4 << 20; }
+// Columns that are products' input alone are made in bands that stay in cache; those of grad_input in bands
+// as large as may be, as its kernel sorts the taps of a band.
+int64_t product_bytes() {
+  const char* e = std::getenv("TF_BAND");
+  return e ? std::atol(e) << 10 : 4 << 20;
+}
 constexpr int64_t kSampleBytes = 64 << 20;
 
-// weight [Co, C/groups, Kh, Kw] to or from dense rows [Co, Kh*Kw, C/groups] of its dtype: in tiles, where PyTorch's
-// copy takes as long as a small product.
+// weight [Co, C/groups, Kh, Kw] to or from dense rows [Co, Kh*Kw, C/groups] of its dtype: in tiles, where
+// PyTorch's copy takes as long as a small product.
 enum class Move { pack, unpack };
 void move_taps(const Layer& l, Move move, const TorchTensor& weight, char* rows) {
   const int64_t k = l.p.taps(), cg = l.p.c / l.groups;
@@ -72,9 +75,9 @@ struct Grouped {
 
   TorchTensor forward(const TorchTensor& columns, const TorchTensor* bias) const {
     AtenTensorHandle bias_handle = bias ? bias->get() : nullptr, out = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution(columns.get(), weight.get(), bias ? &bias_handle : nullptr,
-                                                      stride.data(), 2, none.data(), 2, one.data(), 2, 0,
-                                                      none.data(), 2, l.groups, &out));
+    TORCH_ERROR_CODE_CHECK(
+        aoti_torch_cpu_convolution(columns.get(), weight.get(), bias ? &bias_handle : nullptr, stride.data(),
+                                   2, none.data(), 2, one.data(), 2, 0, none.data(), 2, l.groups, &out));
     return TorchTensor(out);
   }
 
@@ -83,8 +86,8 @@ struct Grouped {
     const std::int32_t wanted[] = {!of_weight, of_weight, 0};
     AtenTensorHandle to[3] = {};
     TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_convolution_backward(
-        grad.get(), columns.get(), weight.get(), nullptr, 0, stride.data(), 2, none.data(), 2, one.data(), 2, 0,
-        none.data(), 2, l.groups, wanted, 3, &to[0], &to[1], &to[2]));
+        grad.get(), columns.get(), weight.get(), nullptr, 0, stride.data(), 2, none.data(), 2, one.data(), 2,
+        0, none.data(), 2, l.groups, wanted, 3, &to[0], &to[1], &to[2]));
     std::optional<TorchTensor> result;
     for (int i = 0; i < 3; ++i)
       if (to[i]) {
@@ -97,11 +100,11 @@ struct Grouped {
 
 // ------ Forward
 
-// input [N, C, H, W], offset [N, 2*G*Kh*Kw, Ho, Wo], weight [Co, C/groups, Kh, Kw], bias [Co], mask [N, G*Kh*Kw,
-// Ho, Wo] -> [N, Co, Ho, Wo], channels_last in memory where input is.
+// input [N, C, H, W], offset [N, 2*G*Kh*Kw, Ho, Wo], weight [Co, C/groups, Kh, Kw], bias [Co], mask [N,
+// G*Kh*Kw, Ho, Wo] -> [N, Co, Ho, Wo], channels_last in memory where input is.
 TorchTensor deform_conv2d(const TorchTensor& input, const TorchTensor& offset, const TorchTensor& weight,
-                          const Optional& bias, const Optional& mask, const Ivalues& stride, const Ivalues& padding,
-                          const Ivalues& dilation, const std::string& border) {
+                          const Optional& bias, const Optional& mask, const Ivalues& stride,
+                          const Ivalues& padding, const Ivalues& dilation, const std::string& border) {
   return guarded([&] {
     const Layer l = layer_of(input, offset, weight, mask, bias, stride, padding, dilation, border);
     TorchTensor out = empty(input, l.type, {l.p.n, l.p.ho, l.p.wo, l.co}, true, channels_last(input, true));
@@ -151,8 +154,8 @@ class WeightSum {
     ::torch::stable::zero_(sum_);
   }
 
-  // grad [pixels, Co], columns [pixels, Kh*Kw*C]. 16-bit ones are widened, some pixels at a time: their product would
-  // be rounded to 16 bits in every band.
+  // grad [pixels, Co], columns [pixels, Kh*Kw*C]. 16-bit ones are widened, some pixels at a time: their
+  // product would be rounded to 16 bits in every band.
   void add(const TorchTensor& grad, const TorchTensor& columns) {
     const int64_t row = columns.size(1), pixels = columns.size(0), type_size = 4;
     const TorchTensor sum = matrix(sum_.const_data_ptr(), l_.co, row, row, 1, wide(l_.type));
@@ -174,7 +177,8 @@ class WeightSum {
 
   // A band's [Co, C/groups, 1, Kh*Kw], as the convolution gives it.
   void add(const TorchTensor& part) {
-    const TorchTensor same = empty(like_, wide(l_.type), {l_.co, 1, l_.p.taps(), l_.p.c / l_.groups}, true, true);
+    const TorchTensor same =
+        empty(like_, wide(l_.type), {l_.co, 1, l_.p.taps(), l_.p.c / l_.groups}, true, true);
     copy(same, part);
     add_to(sum_, same);
   }
@@ -226,8 +230,8 @@ class InputSum {
   Optional part_, sum_;
 };
 
-// (grad_input, grad_offset, grad_weight, grad_mask), as their inputs. Without `samples` the first, second and last,
-// without `products` the third are empty; so is grad_mask without a mask. grad_bias is the sum of grad.
+// (grad_input, grad_offset, grad_weight, grad_mask), as their inputs. Without `samples` the first, second and
+// last, without `products` the third are empty; so is grad_mask without a mask. grad_bias is the sum of grad.
 std::tuple<TorchTensor, TorchTensor, TorchTensor, TorchTensor> deform_conv2d_backward(
     const TorchTensor& grad, const TorchTensor& input, const TorchTensor& offset, const TorchTensor& weight,
     const Optional& mask, const Ivalues& stride, const Ivalues& padding, const Ivalues& dilation,
@@ -291,14 +295,17 @@ void release() { release_scratch(); }
 #define LAYER "*, int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], str border=\"closed\""
 
 STABLE_TORCH_LIBRARY_FRAGMENT(tapfield, m) {
-  m.def("deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias=None, Tensor? mask=None, " LAYER
-        ") -> Tensor");
+  m.def(
+      "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias=None, Tensor? mask=None, " LAYER
+      ") -> Tensor");
   m.def("deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, Tensor? mask, " LAYER
         ", bool samples=True, bool products=True) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("release_scratch() -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tapfield, CompositeExplicitAutograd, m) { m.impl("release_scratch", TORCH_BOX(&release)); }
+STABLE_TORCH_LIBRARY_IMPL(tapfield, CompositeExplicitAutograd, m) {
+  m.impl("release_scratch", TORCH_BOX(&release));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(tapfield, CPU, m) {
   m.impl("deform_conv2d", TORCH_BOX(&deform_conv2d));

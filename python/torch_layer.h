@@ -20,8 +20,8 @@ inline void require(bool right, const std::string& message) {
 }
 
 inline void require_rank(const char* name, const TorchTensor& t, int64_t rank, const char* meaning) {
-  require(t.dim() == rank, std::string(name) + " must have " + std::to_string(rank) + " dimensions " + meaning +
-                               " but has shape " + shape_text(t));
+  require(t.dim() == rank, std::string(name) + " must have " + std::to_string(rank) + " dimensions " +
+                               meaning + " but has shape " + shape_text(t));
 }
 
 inline void require_shape(const char* name, const TorchTensor& t, const std::array<int64_t, 4>& want,
@@ -33,7 +33,8 @@ inline void require_shape(const char* name, const TorchTensor& t, const std::arr
 }
 
 // input's dtype, or float32 beside a 16-bit input where that `may` be.
-inline void require_dtype(const char* name, const TorchTensor& t, const TorchTensor& input, bool may_be_wider) {
+inline void require_dtype(const char* name, const TorchTensor& t, const TorchTensor& input,
+                          bool may_be_wider) {
   const DType have = dtype_of(name, t), want = dtype_of("input", input);
   const bool wider = may_be_wider && is_16bit(want);
   require(have == want || (wider && have == DType::float32),
@@ -42,14 +43,15 @@ inline void require_dtype(const char* name, const TorchTensor& t, const TorchTen
 }
 
 inline void require_list(const char* name, const Ivalues& list, int64_t least) {
-  require(list.size() == 2 && list[0] >= least && list[1] >= least && std::max(list[0], list[1]) < (int64_t{1} << 31),
-          std::string(name) + " must be 2 integers of at least " + std::to_string(least) + " (along H, along W) but is " +
-              text(list.data(), static_cast<int64_t>(list.size())));
+  require(list.size() == 2 && list[0] >= least && list[1] >= least &&
+              std::max(list[0], list[1]) < (int64_t{1} << 31),
+          std::string(name) + " must be 2 integers of at least " + std::to_string(least) +
+              " (along H, along W) but is " + text(list.data(), static_cast<int64_t>(list.size())));
 }
 
 inline Layer layer_of(const TorchTensor& input, const TorchTensor& offset, const TorchTensor& weight,
-                      const Optional& mask, const Optional& bias, const Ivalues& stride, const Ivalues& padding,
-                      const Ivalues& dilation, const std::string& border) {
+                      const Optional& mask, const Optional& bias, const Ivalues& stride,
+                      const Ivalues& padding, const Ivalues& dilation, const std::string& border) {
   require_rank("input", input, 4, "[N, C, H, W]");
   require_rank("offset", offset, 4, "[N, 2*offset_groups*Kh*Kw, Ho, Wo]");
   require_rank("weight", weight, 4, "[Co, C/groups, Kh, Kw]");
@@ -57,8 +59,10 @@ inline Layer layer_of(const TorchTensor& input, const TorchTensor& offset, const
   require_dtype("offset", offset, input, true), require_dtype("weight", weight, input, false);
   if (mask) require_dtype("mask", *mask, input, true);
   if (bias) require_dtype("bias", *bias, input, false);
-  require_list("stride", stride, 1), require_list("padding", padding, 0), require_list("dilation", dilation, 1);
-  require(border == "open" || border == "closed", "border must be \"open\" or \"closed\" but is \"" + border + '"');
+  require_list("stride", stride, 1), require_list("padding", padding, 0),
+      require_list("dilation", dilation, 1);
+  require(border == "open" || border == "closed",
+          "border must be \"open\" or \"closed\" but is \"" + border + '"');
 
   Layer l;
   Problem& p = l.p;
@@ -68,11 +72,12 @@ inline Layer layer_of(const TorchTensor& input, const TorchTensor& offset, const
   p.stride_h = stride[0], p.stride_w = stride[1], p.dil_h = dilation[0], p.dil_w = dilation[1];
   p.top = padding[0], p.left = padding[1];
   p.modulated = mask.has_value(), p.closed = border == "closed";
-  require(p.c > 0 && p.h > 0 && p.w > 0, "input must have C, H and W of at least 1 but has shape " + shape_text(input));
+  require(p.c > 0 && p.h > 0 && p.w > 0,
+          "input must have C, H and W of at least 1 but has shape " + shape_text(input));
   require(l.co > 0 && weight.size(1) > 0 && p.kh > 0 && p.kw > 0,
           "weight must have no size of 0 but has shape " + shape_text(weight));
-  require(p.c % weight.size(1) == 0, "weight must have C/groups input channels for input's C = " + std::to_string(p.c) +
-                                         " but has shape " + shape_text(weight));
+  require(p.c % weight.size(1) == 0, "weight must have C/groups input channels for input's C = " +
+                                         std::to_string(p.c) + " but has shape " + shape_text(weight));
   l.groups = p.c / weight.size(1);
   require(l.co % l.groups == 0, "weight must have a multiple of groups = " + std::to_string(l.groups) +
                                     " output channels but has shape " + shape_text(weight));
@@ -80,16 +85,17 @@ inline Layer layer_of(const TorchTensor& input, const TorchTensor& offset, const
           "offset must have 2*offset_groups*Kh*Kw channels, a multiple of " + std::to_string(2 * p.taps()) +
               ", but has shape " + shape_text(offset));
   p.groups = offset.size(1) / (2 * p.taps());
-  require(p.c % p.groups == 0, "offset has " + std::to_string(p.groups) + " offset groups, which must divide input's C = " +
-                                   std::to_string(p.c));
+  require(p.c % p.groups == 0, "offset has " + std::to_string(p.groups) +
+                                   " offset groups, which must divide input's C = " + std::to_string(p.c));
   const auto out = [](int64_t size, int64_t pad, int64_t dil, int64_t k, int64_t s) {
     const int64_t room = size + 2 * pad - (dil * (k - 1) + 1);
     return room < 0 ? 0 : room / s + 1;
   };
   p.ho = out(p.h, p.top, p.dil_h, p.kh, p.stride_h), p.wo = out(p.w, p.left, p.dil_w, p.kw, p.stride_w);
   require(p.ho > 0 && p.wo > 0, "weight's kernel " + text(weight.sizes().data() + 2, 2) + " with dilation " +
-                                    text(dilation.data(), 2) + " must fit the padded input, but input has shape " +
-                                    shape_text(input) + " and padding is " + text(padding.data(), 2));
+                                    text(dilation.data(), 2) +
+                                    " must fit the padded input, but input has shape " + shape_text(input) +
+                                    " and padding is " + text(padding.data(), 2));
   require_shape("offset", offset, {p.n, 2 * p.lanes(), p.ho, p.wo}, "N, 2*offset_groups*Kh*Kw, Ho, Wo");
   if (mask) require_shape("mask", *mask, {p.n, p.lanes(), p.ho, p.wo}, "N, offset_groups*Kh*Kw, Ho, Wo");
   if (bias)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The PyTorch door: the operators tapfield::deformable_offsets, _grad and _grad_grad on PyTorch's stable ABI, so
-// that one binary serves every PyTorch from 2.11 on, and programs without Python. Derivatives, shapes without data
-// and vmap are registered in Python (tapfield/torch/operators.py). tapfield::deform_conv2d: torch_conv2d.cpp.
+// The PyTorch door: the operators tapfield::deformable_offsets, _grad and _grad_grad on PyTorch's stable ABI,
+// so that one binary serves every PyTorch from 2.11 on, and programs without Python. Derivatives, shapes
+// without data and vmap are registered in Python (tapfield/torch/operators.py). tapfield::deform_conv2d:
+// torch_conv2d.cpp.
 //
 // Outputs are new and dense, in the memory order (channels_last or not) of the input that they are like.
 #include <climits>
@@ -14,8 +15,9 @@ namespace tapfield::torch_door {
 namespace {
 
 // Points into its arguments.
-Attributes attributes_of(const Ivalues& ksize, const Ivalues& strides, const Ivalues& pads, const Ivalues& dilations,
-                         const std::string& data_format, int64_t groups, bool modulated, const std::string& border) {
+Attributes attributes_of(const Ivalues& ksize, const Ivalues& strides, const Ivalues& pads,
+                         const Ivalues& dilations, const std::string& data_format, int64_t groups,
+                         bool modulated, const std::string& border) {
   const auto ints = [](const Ivalues& v) { return Ints(v.data(), static_cast<int64_t>(v.size())); };
   return {.ksize = ints(ksize),
           .strides = ints(strides),
@@ -29,8 +31,8 @@ Attributes attributes_of(const Ivalues& ksize, const Ivalues& strides, const Iva
 
 bool is_nchw(const Attributes& a) { return !std::strcmp(a.data_format, "NCHW"); }
 
-// y's sizes as [n, h, w, c]. Throws what the forward would, so that nothing is allocated for a call that cannot
-// run.
+// y's sizes as [n, h, w, c]. Throws what the forward would, so that nothing is allocated for a call that
+// cannot run.
 std::array<int64_t, 4> y_size(const Tensor& x, const Tensor& offsets, const Attributes& a) {
   Tensor y(static_cast<void*>(nullptr), x.dtype, x.shape);
   if (y.shape.size() == 4) {
@@ -61,14 +63,17 @@ TorchTensor deformable_offsets(const TorchTensor& x, const TorchTensor& offsets,
   });
 }
 
-std::tuple<TorchTensor, TorchTensor> deformable_offsets_grad(
-    const TorchTensor& grad, const TorchTensor& x, const TorchTensor& offsets, const Ivalues& ksize,
-    const Ivalues& strides, const Ivalues& pads, const Ivalues& dilations, const std::string& data_format,
-    int64_t groups, bool modulated, const std::string& border) {
+std::tuple<TorchTensor, TorchTensor> deformable_offsets_grad(const TorchTensor& grad, const TorchTensor& x,
+                                                             const TorchTensor& offsets, const Ivalues& ksize,
+                                                             const Ivalues& strides, const Ivalues& pads,
+                                                             const Ivalues& dilations,
+                                                             const std::string& data_format, int64_t groups,
+                                                             bool modulated, const std::string& border) {
   return guarded([&] {
     const Attributes a =
         attributes_of(ksize, strides, pads, dilations, data_format, groups, modulated, border);
-    const Tensor grad_view = view("grad", grad), x_view = view("x", x), offsets_view = view("offsets", offsets);
+    const Tensor grad_view = view("grad", grad), x_view = view("x", x),
+                 offsets_view = view("offsets", offsets);
     y_size(x_view, offsets_view, a);
     TorchTensor grad_x = empty_like(x, is_nchw(a)), grad_offsets = empty_like(offsets, is_nchw(a));
     tapfield::deformable_offsets_grad(grad_view, x_view, offsets_view, a, view("grad_x", grad_x, true),
@@ -79,13 +84,14 @@ std::tuple<TorchTensor, TorchTensor> deformable_offsets_grad(
 
 std::tuple<TorchTensor, TorchTensor, TorchTensor> deformable_offsets_grad_grad(
     const TorchTensor& grad, const TorchTensor& x, const TorchTensor& offsets,
-    const std::optional<TorchTensor>& gg_x, const std::optional<TorchTensor>& gg_offsets, const Ivalues& ksize,
-    const Ivalues& strides, const Ivalues& pads, const Ivalues& dilations, const std::string& data_format,
-    int64_t groups, bool modulated, const std::string& border) {
+    const std::optional<TorchTensor>& gg_x, const std::optional<TorchTensor>& gg_offsets,
+    const Ivalues& ksize, const Ivalues& strides, const Ivalues& pads, const Ivalues& dilations,
+    const std::string& data_format, int64_t groups, bool modulated, const std::string& border) {
   return guarded([&] {
     const Attributes a =
         attributes_of(ksize, strides, pads, dilations, data_format, groups, modulated, border);
-    const Tensor grad_view = view("grad", grad), x_view = view("x", x), offsets_view = view("offsets", offsets);
+    const Tensor grad_view = view("grad", grad), x_view = view("x", x),
+                 offsets_view = view("offsets", offsets);
     const Tensor gg_x_view = gg_x ? view("gg_x", *gg_x) : Tensor{};
     const Tensor gg_offsets_view = gg_offsets ? view("gg_offsets", *gg_offsets) : Tensor{};
     const auto size = y_size(x_view, offsets_view, a);
@@ -101,15 +107,16 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor> deformable_offsets_grad_grad(
 
 }  // namespace
 
-#define ATTRIBUTES                                                                                        \
+#define ATTRIBUTES                                                                                      \
   "*, int[] ksize, int[] strides, int[] pads, int[] dilations=[1, 1, 1, 1], str data_format=\"NHWC\", " \
   "int deformable_groups=1, bool modulated=True, str border=\"open\""
 
 STABLE_TORCH_LIBRARY(tapfield, m) {
   m.def("deformable_offsets(Tensor x, Tensor offsets, " ATTRIBUTES ") -> Tensor");
   m.def("deformable_offsets_grad(Tensor grad, Tensor x, Tensor offsets, " ATTRIBUTES ") -> (Tensor, Tensor)");
-  m.def("deformable_offsets_grad_grad(Tensor grad, Tensor x, Tensor offsets, Tensor? gg_x, Tensor? gg_offsets, "
-        ATTRIBUTES ") -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "deformable_offsets_grad_grad(Tensor grad, Tensor x, Tensor offsets, Tensor? gg_x, Tensor? "
+      "gg_offsets, " ATTRIBUTES ") -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(tapfield, CPU, m) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// PyTorch's tensors as Tensors, in place, through PyTorch's stable ABI: what the operators of torch_ops.cpp and
-// torch_conv2d.cpp share. Errors are std::runtime_error, which PyTorch makes a RuntimeError.
+// PyTorch's tensors as Tensors, in place, through PyTorch's stable ABI: what the operators of torch_ops.cpp
+// and torch_conv2d.cpp share. Errors are std::runtime_error, which PyTorch makes a RuntimeError.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -81,8 +81,8 @@ inline TorchTensor empty(const TorchTensor& like, ScalarType dtype, std::array<i
   const auto [n, h, w, c] = nhwc;
   const auto least = [](int64_t size) { return size > 1 ? size : 1; };
   const int64_t lh = least(h), lw = least(w), lc = least(c);
-  const std::array<int64_t, 4> strides =
-      last ? std::array<int64_t, 4>{lh * lw * lc, lw * lc, lc, 1} : std::array<int64_t, 4>{lh * lw * lc, lw, 1, lh * lw};
+  const std::array<int64_t, 4> strides = last ? std::array<int64_t, 4>{lh * lw * lc, lw * lc, lc, 1}
+                                              : std::array<int64_t, 4>{lh * lw * lc, lw, 1, lh * lw};
   const auto ordered = [&](const std::array<int64_t, 4>& a) {
     return nchw ? std::array{a[0], a[3], a[1], a[2]} : a;
   };
@@ -100,7 +100,8 @@ inline TorchTensor empty(const TorchTensor& like, ScalarType dtype, std::array<i
 inline TorchTensor empty_like(const TorchTensor& t, bool nchw) {
   const auto s = t.sizes();
   if (s.size() != 4) refuse("internal error: a tensor of 4 dimensions was expected");
-  const std::array<int64_t, 4> nhwc = nchw ? std::array{s[0], s[2], s[3], s[1]} : std::array{s[0], s[1], s[2], s[3]};
+  const std::array<int64_t, 4> nhwc =
+      nchw ? std::array{s[0], s[2], s[3], s[1]} : std::array{s[0], s[1], s[2], s[3]};
   return empty(t, t.scalar_type(), nhwc, nchw, channels_last(t, nchw));
 }
 
@@ -110,8 +111,8 @@ inline void parallel_for(void*, int64_t n, tapfield_parallel_body body, void* co
   ::torch::stable::parallel_for(0, n, 1, [&](int64_t begin, int64_t end) { body(context, begin, end); });
 }
 
-// On PyTorch's threads, so that torch.set_num_threads counts; a call of `work` elements of y that is too small
-// to share runs on the caller's alone.
+// On PyTorch's threads, so that torch.set_num_threads counts; a call of `work` elements of y that is too
+// small to share runs on the caller's alone.
 inline Execution execution(int64_t work) {
   Execution e;
   e.threads = work < (1 << 16) ? 1 : static_cast<int>(::torch::stable::get_num_threads());
@@ -124,9 +125,9 @@ template <class F>
 auto guarded(const F& f) {
   try {
     return f();
-  } catch (const std::runtime_error&) {
-    throw;
-  } catch (const std::exception& e) { refuse(e.what()); }
+  } catch (const std::runtime_error&) { throw; } catch (const std::exception& e) {
+    refuse(e.what());
+  }
 }
 
 }  // namespace tapfield::torch_door

@@ -33,8 +33,8 @@ constexpr Row kRows[] = {
      reference::forward},
     {"reference.values", "reference", kCpu, Pass::grad, whole_tensors, never_chosen, reference::workspace,
      reference::grad},
-    {"reference.values", "reference", kCpu, Pass::grad_grad, whole_tensors, never_chosen, reference::workspace,
-     reference::grad_grad},
+    {"reference.values", "reference", kCpu, Pass::grad_grad, whole_tensors, never_chosen,
+     reference::workspace, reference::grad_grad},
     // Each output element is the sum of |terms| instead of the sum of terms: what error bounds are made of.
     {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, whole_tensors, never_chosen,
      reference::workspace, reference::forward_magnitudes},

@@ -22,7 +22,7 @@ struct View {
   char* data = nullptr;  // null: absent
   DType dtype = DType::float32;
   std::int64_t n = 0, h = 0, w = 0,
-               c = 0;  // strides in elements, of any sign; c is 1 where there is one channel
+               c = 0;           // strides in elements, of any sign; c is 1 where there is one channel
   std::int64_t ho = 0, wo = 0;  // y, grad, grad_grad: of an output pixel's block of taps; Kh*h and Kw*w, but
                                 // in columns (layer.h)
 
@@ -58,8 +58,8 @@ struct Problem {
   View grad_x;        // as x                     grad, grad_grad
   View grad_offsets;  // as offsets               grad, grad_grad
 
-  // Where the planes of offsets, or of grad_offsets, are tensors of their own (layer.h): [n, ho, wo, lanes()] along
-  // W, along H, mask. Absent: they are those of offsets, of grad_offsets.
+  // Where the planes of offsets, or of grad_offsets, are tensors of their own (layer.h): [n, ho, wo, lanes()]
+  // along W, along H, mask. Absent: they are those of offsets, of grad_offsets.
   View offsets_planes[3], grad_offsets_planes[3];
 
   std::int64_t planes() const { return modulated ? 3 : 2; }

@@ -397,7 +397,8 @@ void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitc
   if (direct) return;
   for (std::int64_t q = 0; q < p.planes(); ++q) {
     const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
-    store_row(apart ? apart[q] : p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q], out.pitch, s.buffer);
+    store_row(apart ? apart[q] : p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q],
+              out.pitch, s.buffer);
   }
 }
 

@@ -263,10 +263,9 @@ struct GradWindowsBatch {
         list[count++] = static_cast<std::uint32_t>((s.ho * p.wo + s.wo0 + j) * p.lanes() + lane);
         const CornerRows<const F> v(from, p.h, p.w, s.h0[at], s.w0[at], lane / p.taps() * channels,
                                     scratch.zeros);
-        const F* pixel = scratch.direct_grad
-                             ? reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + j, 0,
-                                                                     s.lane0 / p.taps() * channels))
-                             : slot.grad + j * p.kw * scratch.width;
+        const F* pixel = scratch.direct_grad ? reinterpret_cast<const F*>(p.grad.tap(
+                                                   s.n, s.ho, 0, s.wo0 + j, 0, s.lane0 / p.taps() * channels))
+                                             : slot.grad + j * p.kw * scratch.width;
         const F* grad = pixel + slot.lane_grad[l];
         F dots[4] = {};
         for (std::int64_t c = 0; c < channels; ++c) {

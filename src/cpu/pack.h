@@ -33,8 +33,7 @@ void load_taps(const View& view, std::int64_t taps_w, std::int64_t n, std::int64
                std::int64_t pitch, void* buffer) {
   View row = view;
   row.data = view.tap(n, ho, kh, wo0, 0, 0);
-  if (view.wo == taps_w * view.w)
-    return load_row(row, 0, 0, 0, count * taps_w, c0, c1, dst, pitch, buffer);
+  if (view.wo == taps_w * view.w) return load_row(row, 0, 0, 0, count * taps_w, c0, c1, dst, pitch, buffer);
   for (std::int64_t i = 0; i < count; ++i, dst += taps_w * pitch, row.data += view.wo * size_of(view.dtype))
     load_row(row, 0, 0, 0, taps_w, c0, c1, dst, pitch, buffer);
 }

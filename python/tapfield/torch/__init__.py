@@ -15,7 +15,9 @@ import tapfield
 
 _library = Path(tapfield.__file__).with_name("libtapfield_torch.so")
 if not _library.exists():
-    raise ImportError(f"tapfield was built without PyTorch ({_library.name} is missing): install torch, build again")
+    raise ImportError(
+        f"tapfield was built without PyTorch ({_library.name} is missing): install torch, build again"
+    )
 torch.ops.load_library(_library)
 
 from tapfield.torch.conv2d import deform_conv2d  # noqa: E402

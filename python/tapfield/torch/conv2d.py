@@ -18,7 +18,9 @@ _forward = torch.ops.tapfield.deform_conv2d.default
 _backward = torch.ops.tapfield.deform_conv2d_backward.default
 
 
-def deform_conv2d(input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None):
+def deform_conv2d(
+    input, offset, weight, bias=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), mask=None
+):
     """torchvision.ops.deform_conv2d: deformable convolution v2, or v1 if mask is None.
 
     input    [N, C, H, W], T: float16, bfloat16, float32 or float64
@@ -94,7 +96,9 @@ class _Parts:
         self.ksize = tuple(weight.shape[2:])
         taps = self.ksize[0] * self.ksize[1]
         self.groups = input.shape[1] // weight.shape[1]
-        self.layout = dict(ksize=self.ksize, deformable_groups=offset.shape[1] // (2 * taps), data_format="NCHW")
+        self.layout = dict(
+            ksize=self.ksize, deformable_groups=offset.shape[1] // (2 * taps), data_format="NCHW"
+        )
         self.modulated = mask is not None
         self.offsets = offsets_from_torchvision(offset, mask, **self.layout)
         (sh, sw), (ph, pw), (dh, dw) = a["stride"], a["padding"], a["dilation"]
@@ -178,7 +182,9 @@ def _backward_backward(wanted, tensors, grads, attributes):
     parts = _Parts(input, offset, weight, mask, a)
     d_grad = d_input = d_offset = d_weight = d_mask = None
     gg_offsets = parts.join(gg_offset, gg_mask)
-    if gg_input is not None or gg_offsets is not None:  # of samples_grad(grad_y), grad_y = conv_back(grad, weight)
+    if (
+        gg_input is not None or gg_offsets is not None
+    ):  # of samples_grad(grad_y), grad_y = conv_back(grad, weight)
         grad_y = parts.conv_back(grad, weight)
         d_grad_y, d_input, d_offsets = parts.samples_grad_grad(grad_y, gg_input, gg_offsets)
         d_offset, d_mask = parts.split(d_offsets)
@@ -202,7 +208,11 @@ def _backward_tangents(tensors, tangents, outputs, attributes):
         moved = list(_backward(grad_t, input, offset, weight, mask, **attributes))
     if weight_t is not None and samples:  # and the samples' part in weight
         more = _backward(grad, input, offset, weight_t, mask, **a, samples=True, products=False)
-        moved[0], moved[1], moved[3] = _add(moved[0], more[0]), _add(moved[1], more[1]), _add(moved[3], more[3])
+        moved[0], moved[1], moved[3] = (
+            _add(moved[0], more[0]),
+            _add(moved[1], more[1]),
+            _add(moved[3], more[3]),
+        )
     parts = _Parts(input, offset, weight, mask, a)
     offsets_t = parts.join(offset_t, mask_t)
     if input_t is not None or offsets_t is not None:
@@ -226,7 +236,8 @@ differentiable(_backward, _backward_backward, _backward_tangents)
 def _one_by_one(operator, info, in_dims, tensors, attributes):
     pick = lambda t, dim, i: t if dim is None else t.select(dim, i)
     calls = [
-        operator(*(pick(t, dim, i) for t, dim in zip(tensors, in_dims)), **attributes) for i in range(info.batch_size)
+        operator(*(pick(t, dim, i) for t, dim in zip(tensors, in_dims)), **attributes)
+        for i in range(info.batch_size)
     ]
     if isinstance(calls[0], torch.Tensor):
         return torch.stack(calls), 0

@@ -25,7 +25,9 @@ def differentiable(operator, backward, tangents=None):
     Both are made of differentiable operators. `tensors` holds the operator's tensors, None where absent;
     `attributes` its other arguments, by name.
     """
-    defaults = {a.name: a.default_value for a in operator._schema.arguments if a.kwarg_only and a.has_default_value()}
+    defaults = {
+        a.name: a.default_value for a in operator._schema.arguments if a.kwarg_only and a.has_default_value()
+    }
     count = sum(not a.kwarg_only for a in operator._schema.arguments)
 
     def below(keyset, tensors, attributes):
@@ -65,7 +67,9 @@ def differentiable(operator, backward, tangents=None):
         present = [t for t in tensors if t is not None]
         if torch.is_grad_enabled() and any(t.requires_grad for t in present) or has_tangent(present):
             with _one_level():
-                return Derivatives.apply(keyset, defaults | given, *tensors, *(None,) * (count - len(tensors)))
+                return Derivatives.apply(
+                    keyset, defaults | given, *tensors, *(None,) * (count - len(tensors))
+                )
         return below(keyset, tensors, given)
 
     LIBRARY.impl(operator.name().removeprefix("tapfield::"), kernel, "Autograd", with_keyset=True)
@@ -85,7 +89,9 @@ _NOTHING = contextlib.nullcontext()
 
 
 def _one_level():
-    return enable_single_level_autograd_function() if torch._C._are_functorch_transforms_active() else _NOTHING
+    return (
+        enable_single_level_autograd_function() if torch._C._are_functorch_transforms_active() else _NOTHING
+    )
 
 
 @contextlib.contextmanager

@@ -25,7 +25,9 @@ def _run(function, tensors, shardings, names):
     here = [i for i, t in enumerate(tensors) if t is not None]
     for i in here:
         if not isinstance(tensors[i], DTensor):
-            raise TypeError(f"{names[i]} must be a DTensor, as the others, but is a {type(tensors[i]).__name__}")
+            raise TypeError(
+                f"{names[i]} must be a DTensor, as the others, but is a {type(tensors[i]).__name__}"
+            )
     mesh, count = tensors[here[0]].device_mesh, len(tensors)
     for i in here:
         for dim, sharding in enumerate(shardings):

@@ -12,7 +12,9 @@ from tapfield.torch.conv2d import convolve, deform_conv2d, pair
 class DeformConv2d(nn.Module):
     """torchvision.ops.DeformConv2d: deform_conv2d with a weight and a bias, and the same state dict."""
 
-    def __init__(self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True
+    ):
         super().__init__()
         for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
             if channels % groups:
@@ -71,7 +73,12 @@ class DCN(DeformConv2d):
         self.deformable_groups, self.modulated, self.border = deformable_groups, modulated, border
         self.taps = deformable_groups * math.prod(self.kernel_size)
         self.conv_offset = nn.Conv2d(
-            in_channels, (3 if modulated else 2) * self.taps, self.kernel_size, self.stride, self.padding, self.dilation
+            in_channels,
+            (3 if modulated else 2) * self.taps,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.dilation,
         )
         nn.init.zeros_(self.conv_offset.weight)
         nn.init.zeros_(self.conv_offset.bias)
@@ -90,7 +97,12 @@ class DCN(DeformConv2d):
         conv, dtype = self.conv_offset, torch.promote_types(features.dtype, torch.float32)
         with torch.autocast(features.device.type, enabled=False):
             return nn.functional.conv2d(
-                features.to(dtype), conv.weight.to(dtype), conv.bias.to(dtype), self.stride, self.padding, self.dilation
+                features.to(dtype),
+                conv.weight.to(dtype),
+                conv.bias.to(dtype),
+                self.stride,
+                self.padding,
+                self.dilation,
             )
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
@@ -100,4 +112,6 @@ class DCN(DeformConv2d):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def extra_repr(self):
-        return f"{super().extra_repr()}, deformable_groups={self.deformable_groups}, modulated={self.modulated}"
+        return (
+            f"{super().extra_repr()}, deformable_groups={self.deformable_groups}, modulated={self.modulated}"
+        )

@@ -15,7 +15,7 @@ def npu_deformable_conv2d(
     kernel_size,
     stride,
     padding,
-    dilation=[1, 1, 1, 1],
+    dilation=(1, 1, 1, 1),
     groups=1,
     deformable_groups=1,
     modulated=True,
@@ -45,6 +45,10 @@ def npu_deformable_conv2d(
             modulated=modulated,
         )
         output = conv2d(
-            sampled, weight.to(wide), None if bias is None else bias.to(wide), stride=kernel_size, groups=groups
+            sampled,
+            weight.to(wide),
+            None if bias is None else bias.to(wide),
+            stride=kernel_size,
+            groups=groups,
         )
     return (output.to(kept), sampled.to(kept)) if keep_dtype else (output, sampled)

@@ -14,7 +14,15 @@ def translations():
     op = onnxscript.opset19
 
     def deform_conv2d(
-        input, offset, weight, bias=None, mask=None, stride=(1, 1), padding=(0, 0), dilation=(1, 1), border="closed"
+        input,
+        offset,
+        weight,
+        bias=None,
+        mask=None,
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        border="closed",
     ):
         ksize = [int(k) for k in weight.shape[2:]]
         top, left = padding

@@ -73,10 +73,12 @@ def is_dtensor(t):
 def _y_like(like, x, offsets, a):
     """A new tensor of y's shape, in the memory order of `like`."""
     nchw = a["data_format"] == "NCHW"
-    n, h, w, c = nhwc = [x.shape[i] for i in ((0, 2, 3, 1) if nchw else (0, 1, 2, 3))]
+    n, h, w, c = [x.shape[i] for i in ((0, 2, 3, 1) if nchw else (0, 1, 2, 3))]
     first = 2 if nchw else 1
     kh, kw = a["ksize"]
-    ho, wo = output_size((h, w), a["ksize"], a["strides"][first : first + 2], a["pads"], a["dilations"][first : first + 2])
+    ho, wo = output_size(
+        (h, w), a["ksize"], a["strides"][first : first + 2], a["pads"], a["dilations"][first : first + 2]
+    )
     channels = (3 if a["modulated"] else 2) * a["deformable_groups"] * kh * kw
     want = (n, channels, ho, wo) if nchw else (n, ho, wo, channels)
     require_shape("offsets", offsets, want)
@@ -140,7 +142,9 @@ def _grad_tangents(tensors, tangents, outputs, attributes):
 
 
 def _third(wanted, tensors, grads, attributes):
-    raise NotImplementedError("tapfield::deformable_offsets_grad_grad has no derivative: that would be a third one")
+    raise NotImplementedError(
+        "tapfield::deformable_offsets_grad_grad has no derivative: that would be a third one"
+    )
 
 
 differentiable(_forward, _forward_backward, _forward_tangents)

@@ -89,11 +89,22 @@ def _torchvision(
 
 
 def _mmcv(
-    input, offset, weight, stride=1, padding=0, dilation=1, groups=1, deform_groups=1, bias=False, im2col_step=32
+    input,
+    offset,
+    weight,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    deform_groups=1,
+    bias=False,
+    im2col_step=32,
 ):
     if bias:
         raise ValueError("bias must be False, as in mmcv's deform_conv2d")
-    return _mmcv_modulated(input, offset, None, weight, None, stride, padding, dilation, groups, deform_groups)
+    return _mmcv_modulated(
+        input, offset, None, weight, None, stride, padding, dilation, groups, deform_groups
+    )
 
 
 def _mmcv_modulated(

@@ -7,7 +7,8 @@ import torch
 def output_size(size, ksize, strides, pads, dilations):
     """(Ho, Wo); pads are top, bottom, left, right, the others [along H, along W]."""
     return tuple(
-        (size[i] + pads[2 * i] + pads[2 * i + 1] - dilations[i] * (ksize[i] - 1) - 1) // strides[i] + 1 for i in (0, 1)
+        (size[i] + pads[2 * i] + pads[2 * i + 1] - dilations[i] * (ksize[i] - 1) - 1) // strides[i] + 1
+        for i in (0, 1)
     )
 
 

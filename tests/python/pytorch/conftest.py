@@ -12,4 +12,8 @@ collect_ignore_glob = [] if HERE else ["test_*.py"]
 
 
 def pytest_report_header():
-    return "tapfield.torch: tested" if HERE else "tapfield.torch: not tested, PyTorch is not installed (./dev test torch)"
+    return (
+        "tapfield.torch: tested"
+        if HERE
+        else "tapfield.torch: not tested, PyTorch is not installed (./dev test torch)"
+    )

@@ -51,7 +51,9 @@ class Layer:
         ]
         order = torch.channels_last if channels_last else torch.contiguous_format
         return [
-            t if t is None else t.to(dtype).contiguous(memory_format=order if t.dim() == 4 else torch.contiguous_format)
+            t
+            if t is None
+            else t.to(dtype).contiguous(memory_format=order if t.dim() == 4 else torch.contiguous_format)
             for t in given
         ]
 
@@ -71,7 +73,14 @@ LAYERS = [
     Layer("depthwise", groups=6, co=6, offset_groups=6),
     Layer("attributes", ksize=(3, 2), stride=(2, 1), padding=(2, 0), dilation=(2, 3), input=(2, 6, 11, 10)),
     Layer(
-        "all_at_once", input=(7, 6, 5, 4), co=2, ksize=(3, 2), stride=(2, 1), padding=(1, 0), dilation=(2, 1), groups=2,
+        "all_at_once",
+        input=(7, 6, 5, 4),
+        co=2,
+        ksize=(3, 2),
+        stride=(2, 1),
+        padding=(1, 0),
+        dilation=(2, 1),
+        groups=2,
         offset_groups=3,
     ),
     Layer("pointwise", ksize=(1, 1), padding=(0, 0)),
@@ -95,4 +104,6 @@ def assert_near(got, want, terms, eps=2.0**-52, magnitude=None):
         return
     size = want.abs().max() if magnitude is None else magnitude
     worst = (got.double() - want.double()).abs().max()
-    assert worst <= 8 * eps * terms * max(1.0, float(size)), f"{worst:.3g}, {float(worst / size):.3g} of {size:.3g}"
+    assert worst <= 8 * eps * terms * max(1.0, float(size)), (
+        f"{worst:.3g}, {float(worst / size):.3g} of {size:.3g}"
+    )

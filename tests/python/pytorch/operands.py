@@ -8,7 +8,12 @@ import torch
 import tapfield.torch  # noqa: F401  (registers the operators)
 
 PASSES = ["forward", "grad", "grad_grad"]
-TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+TORCH = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 LAYOUTS = ["NHWC", "NCHW", "channels_last"]  # the last one: NCHW, channels side by side in memory
 NAMES = {"forward": ["x", "offsets"], "grad": ["grad", "x", "offsets"]}
 NAMES["grad_grad"] = [*NAMES["grad"], "gg_x", "gg_offsets"]
@@ -21,7 +26,11 @@ def data_format(layout):
 def to_torch(a, layout="NHWC"):
     """A NumPy array in logical NHWC order as a tensor in layout."""
     a = np.ascontiguousarray(a)
-    t = torch.from_numpy(a.view(np.uint16)).view(torch.bfloat16) if a.dtype == ml_dtypes.bfloat16 else torch.from_numpy(a)
+    t = (
+        torch.from_numpy(a.view(np.uint16)).view(torch.bfloat16)
+        if a.dtype == ml_dtypes.bfloat16
+        else torch.from_numpy(a)
+    )
     if layout == "NHWC":
         return t
     t = t.permute(0, 3, 1, 2)
@@ -40,7 +49,9 @@ def tensors(which, case, dtype, layout):
 
 
 def operator(which):
-    return getattr(torch.ops.tapfield, {"forward": "deformable_offsets"}.get(which, f"deformable_offsets_{which}")).default
+    return getattr(
+        torch.ops.tapfield, {"forward": "deformable_offsets"}.get(which, f"deformable_offsets_{which}")
+    ).default
 
 
 def smooth(case, seed=0):

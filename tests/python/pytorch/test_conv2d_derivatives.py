@@ -11,8 +11,14 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from layer_cases import LAYERS, Layer, assert_near, by_name
 
 ids = lambda layer: layer.name
-forward, backward = torch.ops.tapfield.deform_conv2d.default, torch.ops.tapfield.deform_conv2d_backward.default
-SMALL = [by_name(n) for n in ("plain", "v1", "groups_that_do_not_align", "all_at_once", "depthwise", "no_bias", "empty")]
+forward, backward = (
+    torch.ops.tapfield.deform_conv2d.default,
+    torch.ops.tapfield.deform_conv2d_backward.default,
+)
+SMALL = [
+    by_name(n)
+    for n in ("plain", "v1", "groups_that_do_not_align", "all_at_once", "depthwise", "no_bias", "empty")
+]
 
 
 def call_of(layer):
@@ -92,7 +98,9 @@ def test_only_what_is_wanted(wanted):
 def test_func_per_sample_gradients():
     layer = by_name("offset_groups")
     input, offset, weight, bias, mask = layer.tensors(smooth=True)
-    loss = lambda w, x, o, m: deform_conv2d(x[None], o[None], w, bias, mask=m[None], **layer.how).square().sum()
+    loss = lambda w, x, o, m: (
+        deform_conv2d(x[None], o[None], w, bias, mask=m[None], **layer.how).square().sum()
+    )
     got = torch.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(weight, input, offset, mask)
     for i in range(input.shape[0]):
         assert_near(got[i], torch.func.grad(loss)(weight, input[i], offset[i], mask[i]), 10000)

@@ -98,7 +98,9 @@ def test_float32_offsets_beside_16_bits():
     input, offset, weight, bias, mask = layer.tensors(torch.bfloat16)
     fine = layer.tensors(torch.float32)[1] * (1 + 2.0**-12)
     out = deform_conv2d(input, fine, weight, bias, mask=mask, **layer.how)
-    want = deform_conv2d(input.double(), fine.double(), weight.double(), bias.double(), mask=mask.double(), **layer.how)
+    want = deform_conv2d(
+        input.double(), fine.double(), weight.double(), bias.double(), mask=mask.double(), **layer.how
+    )
     coarse = deform_conv2d(input, fine.bfloat16(), weight, bias, mask=mask, **layer.how)
     error, worse = (out.double() - want).abs().mean(), (coarse.double() - want).abs().mean()
     assert out.dtype == torch.bfloat16 and error < worse / 2
@@ -150,9 +152,15 @@ def test_any_strides():
 @pytest.mark.parametrize(
     "layer",
     [
-        Layer("image_in_bands", input=(2, 32, 80, 80), co=3, ksize=(7, 7), padding=(3, 3)),  # 80 MB of columns an image
-        Layer("uneven_bands", input=(5, 16, 40, 40), co=3, ksize=(7, 7), padding=(3, 3)),  # 10 MB: 6 images fit, 5 there
-        Layer("some_images", input=(5, 32, 48, 48), co=3, ksize=(7, 7), padding=(3, 3)),  # 29 MB: bands of 2, 2, 1
+        Layer(
+            "image_in_bands", input=(2, 32, 80, 80), co=3, ksize=(7, 7), padding=(3, 3)
+        ),  # 80 MB of columns an image
+        Layer(
+            "uneven_bands", input=(5, 16, 40, 40), co=3, ksize=(7, 7), padding=(3, 3)
+        ),  # 10 MB: 6 images fit, 5 there
+        Layer(
+            "some_images", input=(5, 32, 48, 48), co=3, ksize=(7, 7), padding=(3, 3)
+        ),  # 29 MB: bands of 2, 2, 1
         Layer("groups_in_bands", input=(1, 32, 80, 80), co=4, ksize=(7, 7), padding=(3, 3), groups=2),
     ],
     ids=ids,
@@ -161,7 +169,9 @@ def test_bands(layer, channels_last):
     mine, my_grads = gradients(ours, layer.tensors(channels_last=channels_last), layer)
     for i in range(layer.input[0]):  # one image after another, and weight's gradient their sum
         one = dataclasses.replace(layer, input=(1, *layer.input[1:]))
-        t = [a if a is None or a.dim() != 4 or j == 2 else a[i : i + 1] for j, a in enumerate(layer.tensors())]
+        t = [
+            a if a is None or a.dim() != 4 or j == 2 else a[i : i + 1] for j, a in enumerate(layer.tensors())
+        ]
         want = theirs(t, one)
         assert_near(mine[i : i + 1], want, terms(layer))
     _, their_grads = gradients(theirs, layer.tensors(), layer)
@@ -240,11 +250,17 @@ def test_a_nan_offset_is_a_dead_tap():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(input=torch.zeros(6, 9, 8)), "input must have 4 dimensions [N, C, H, W] but has shape [6, 9, 8]"),
+        (
+            dict(input=torch.zeros(6, 9, 8)),
+            "input must have 4 dimensions [N, C, H, W] but has shape [6, 9, 8]",
+        ),
         (dict(offset=torch.zeros(18, 9, 8)), "offset must have 4 dimensions"),
         (dict(weight=torch.zeros(4, 6)), "weight must have 4 dimensions"),
         (dict(mask=torch.zeros(9)), "mask must have 4 dimensions"),
-        (dict(input=torch.zeros(2, 6, 9, 8).long()), "input must be float16, bfloat16, float32 or float64 but is Long"),
+        (
+            dict(input=torch.zeros(2, 6, 9, 8).long()),
+            "input must be float16, bfloat16, float32 or float64 but is Long",
+        ),
         (dict(weight=torch.zeros(4, 6, 3, 3).double()), "weight must be float32, as input, but is float64"),
         (dict(offset=torch.zeros(2, 18, 9, 8).half()), "offset must be float32, as input, but is float16"),
         (dict(mask=torch.zeros(2, 9, 9, 8).double()), "mask must be float32, as input, but is float64"),
@@ -255,11 +271,23 @@ def test_a_nan_offset_is_a_dead_tap():
         (dict(dilation=(1, 0)), "dilation must be 2 integers of at least 1"),
         (dict(weight=torch.zeros(4, 4, 3, 3)), "weight must have C/groups input channels for input's C = 6"),
         (dict(weight=torch.zeros(5, 3, 3, 3)), "weight must have a multiple of groups = 2 output channels"),
-        (dict(offset=torch.zeros(2, 17, 9, 8)), "offset must have 2*offset_groups*Kh*Kw channels, a multiple of 18"),
-        (dict(offset=torch.zeros(2, 72, 9, 8)), "offset has 4 offset groups, which must divide input's C = 6"),
-        (dict(offset=torch.zeros(3, 18, 9, 8)), "offset must have shape [2, 18, 9, 8] (N, 2*offset_groups*Kh*Kw, Ho, Wo)"),
+        (
+            dict(offset=torch.zeros(2, 17, 9, 8)),
+            "offset must have 2*offset_groups*Kh*Kw channels, a multiple of 18",
+        ),
+        (
+            dict(offset=torch.zeros(2, 72, 9, 8)),
+            "offset has 4 offset groups, which must divide input's C = 6",
+        ),
+        (
+            dict(offset=torch.zeros(3, 18, 9, 8)),
+            "offset must have shape [2, 18, 9, 8] (N, 2*offset_groups*Kh*Kw, Ho, Wo)",
+        ),
         (dict(offset=torch.zeros(2, 18, 8, 8)), "offset must have shape [2, 18, 9, 8]"),
-        (dict(mask=torch.zeros(2, 18, 9, 8)), "mask must have shape [2, 9, 9, 8] (N, offset_groups*Kh*Kw, Ho, Wo)"),
+        (
+            dict(mask=torch.zeros(2, 18, 9, 8)),
+            "mask must have shape [2, 9, 9, 8] (N, offset_groups*Kh*Kw, Ho, Wo)",
+        ),
         (dict(mask=torch.zeros(1, 9, 9, 8)), "mask must have shape [2, 9, 9, 8]"),
         (dict(bias=torch.zeros(3)), "bias must have shape [4] (Co) but has [3]"),
         (dict(dilation=(9, 9)), "weight's kernel [3, 3] with dilation [9, 9] must fit the padded input"),

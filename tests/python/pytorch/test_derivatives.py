@@ -35,7 +35,12 @@ def test_gradgradcheck(name):
     case, (grad, x, offsets, _, _) = small(name)
     inputs = x.requires_grad_(), offsets.requires_grad_()
     assert gradgradcheck(
-        forward_of(case), inputs, grad.requires_grad_(), check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True
+        forward_of(case),
+        inputs,
+        grad.requires_grad_(),
+        check_fwd_over_rev=True,
+        check_rev_over_rev=True,
+        fast_mode=True,
     )
 
 
@@ -60,8 +65,13 @@ def test_channels_last_and_nchw():
 def test_only_what_is_wanted():
     case, (grad, x, offsets, _, _) = small("c6_g3")
     for wanted in (x, offsets):
-        (got,) = torch.autograd.grad(forward_of(case)(x.detach(), offsets.requires_grad_()) if wanted is offsets
-                                     else forward_of(case)(x.requires_grad_(), offsets.detach()), wanted, grad)
+        (got,) = torch.autograd.grad(
+            forward_of(case)(x.detach(), offsets.requires_grad_())
+            if wanted is offsets
+            else forward_of(case)(x.requires_grad_(), offsets.detach()),
+            wanted,
+            grad,
+        )
         assert got.shape == wanted.shape
 
 
@@ -93,7 +103,9 @@ def test_one_tangent_alone(which):
 
 def test_a_third_derivative_raises():
     case, (grad, x, offsets, gg_x, gg_offsets) = small("c6_g3")
-    given = operator("grad_grad")(grad, x.requires_grad_(), offsets, gg_x, gg_offsets, **case.attributes("NHWC"))
+    given = operator("grad_grad")(
+        grad, x.requires_grad_(), offsets, gg_x, gg_offsets, **case.attributes("NHWC")
+    )
     with pytest.raises(NotImplementedError, match="third"):
         given[1].sum().backward()
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):

@@ -67,8 +67,11 @@ def check_deformable_offsets(rank):
             cases = [(R, R, R, R, R), (Shard(0), Shard(0), Shard(0), Shard(0), Shard(0)), (Shard(0), R, Shard(0), Shard(0), Shard(0)),
                      (Shard(2), R, R, R, R)]  # fmt: skip
             cases += [(channels, R, channels, channels, P) if groups == 1 else (channels, R, R, R, R)]
-            for at_x, at_offsets, at_y, at_grad_x, at_grad_offsets in cases:
-                here = [distribute_tensor(t.detach(), mesh, [p]).requires_grad_() for t, p in zip(leaves, (at_x, at_offsets))]
+            for at_x, at_offsets, at_y, _, at_grad_offsets in cases:
+                here = [
+                    distribute_tensor(t.detach(), mesh, [p]).requires_grad_()
+                    for t, p in zip(leaves, (at_x, at_offsets))
+                ]
                 y = deformable_offsets(*here, **how)
                 assert_placed(y, want, [at_y])
                 got = torch.autograd.grad(y, here, distribute_tensor(grad, mesh, [at_y]))
@@ -96,11 +99,19 @@ def check_deform_conv2d(rank):
         grad = layer.grad()
         here = [i for i, a in enumerate(t) if a is not None]
         want_grads = torch.autograd.grad(want, [t[i] for i in here], grad)
-        cases = [((R, R, R, R, R), R), ((N, N, R, R, N), N), ((N, R, R, R, R), N), ((Shard(2), R, R, R, R), R)]
+        cases = [
+            ((R, R, R, R, R), R),
+            ((N, N, R, R, N), N),
+            ((N, R, R, R, R), N),
+            ((Shard(2), R, R, R, R), R),
+        ]
         if layer.groups == 1 and layer.offset_groups == 1:
             cases += [((C, R, C, R, R), P), ((R, R, N, N, R), C)]
         for placements, out_at in cases:
-            d = [a if a is None else distribute_tensor(a.detach(), mesh, [p]).requires_grad_() for a, p in zip(t, placements)]
+            d = [
+                a if a is None else distribute_tensor(a.detach(), mesh, [p]).requires_grad_()
+                for a, p in zip(t, placements)
+            ]
             out = deform_conv2d(*d[:4], mask=d[4], **how)
             if layer.bias and out_at == P:
                 assert_near(out.full_tensor(), want, 5000)
@@ -125,7 +136,9 @@ def check_errors(rank):
         deform_conv2d(d[0], t[1], d[2], padding=1)
 
 
-@pytest.mark.parametrize("check", [check_deformable_offsets, check_deform_conv2d, check_errors], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "check", [check_deformable_offsets, check_deform_conv2d, check_errors], ids=lambda f: f.__name__
+)
 def test_dtensor(check):
     in_two_processes(check)
 

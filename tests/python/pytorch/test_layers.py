@@ -24,7 +24,10 @@ def seed():
 
 def test_dcn_starts_as_half_a_convolution():
     """Offsets 0 and mask 1/2."""
-    layer, x = DCN(6, 4, 3, padding=1, deformable_groups=2).double(), torch.randn(2, 6, 7, 5, dtype=torch.float64)
+    layer, x = (
+        DCN(6, 4, 3, padding=1, deformable_groups=2).double(),
+        torch.randn(2, 6, 7, 5, dtype=torch.float64),
+    )
     want = torch.nn.functional.conv2d(x, layer.weight, padding=1) / 2 + layer.bias[:, None, None]
     assert_near(layer(x), want, 100)
     plain = DCN(6, 4, 3, padding=1, modulated=False).double()
@@ -33,7 +36,9 @@ def test_dcn_starts_as_half_a_convolution():
 
 def mmcv_forward(state, x, features, groups):
     """mmcv's ModulatedDeformConv2dPack and EDVR's DCNv2Pack: three chunks, the first two an interleaved offset."""
-    out = torch.nn.functional.conv2d(features, state["conv_offset.weight"], state["conv_offset.bias"], padding=1)
+    out = torch.nn.functional.conv2d(
+        features, state["conv_offset.weight"], state["conv_offset.bias"], padding=1
+    )
     o1, o2, mask = torch.chunk(out, 3, dim=1)
     return torchvision.ops.deform_conv2d(
         x, torch.cat((o1, o2), 1), state["weight"], state["bias"], padding=1, mask=torch.sigmoid(mask)
@@ -133,7 +138,13 @@ def test_npu_deformable_conv2d(dtype):
 
 def operands(dtype=torch.float64):
     x, offset = torch.randn(2, 6, 7, 5, dtype=dtype), torch.randn(2, 36, 7, 5, dtype=dtype)
-    return x, offset, torch.randn(4, 6, 3, 3, dtype=dtype), torch.randn(4, dtype=dtype), torch.rand(2, 18, 7, 5, dtype=dtype)
+    return (
+        x,
+        offset,
+        torch.randn(4, 6, 3, 3, dtype=dtype),
+        torch.randn(4, dtype=dtype),
+        torch.rand(2, 18, 7, 5, dtype=dtype),
+    )
 
 
 def runs_on_tapfield(call):
@@ -153,7 +164,9 @@ def test_patch_reaches_torchvision_and_undo_puts_it_back():
         lambda: module(x, offset, mask),
         lambda: imported_before(x, offset, weight, bias, padding=1, mask=mask),
         lambda: torchvision.ops.deform_conv2d(x, offset, weight, bias, padding=1),
-        lambda: torch.ops.torchvision.deform_conv2d(x, weight, offset, mask, bias, 1, 1, 1, 1, 1, 1, 1, 2, True),
+        lambda: torch.ops.torchvision.deform_conv2d(
+            x, weight, offset, mask, bias, 1, 1, 1, 1, 1, 1, 1, 2, True
+        ),
     ]
     before = [call() for call in calls]
     original = torchvision.ops.deform_conv2d
@@ -195,7 +208,9 @@ def test_patch_twice():
     second.undo()
     assert torchvision.ops.deform_conv2d is deform_conv2d
     x, offset, *_ = operands()
-    assert runs_on_tapfield(lambda: torchvision.ops.deform_conv2d(x, offset, torch.ones(4, 6, 3, 3).double(), padding=1))
+    assert runs_on_tapfield(
+        lambda: torchvision.ops.deform_conv2d(x, offset, torch.ones(4, 6, 3, 3).double(), padding=1)
+    )
     first.undo()
     assert torchvision.ops.deform_conv2d is original
 
@@ -231,4 +246,6 @@ def test_patch_reaches_mmcv_with_its_open_border(mmcv):
         assert_near(plain, deform_conv2d(x, offset, weight, padding=1), 1000)
         with pytest.raises(ValueError, match="deform_groups = 1"):
             mmcv.modulated_deform_conv2d(x, offset, mask, weight, bias, 1, 1, 1, 1, 1)
-    assert mmcv.deform_conv2d is not math.inf and "tapfield" not in getattr(mmcv.deform_conv2d, "__module__", "")
+    assert mmcv.deform_conv2d is not math.inf and "tapfield" not in getattr(
+        mmcv.deform_conv2d, "__module__", ""
+    )

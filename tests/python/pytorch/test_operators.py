@@ -14,7 +14,16 @@ import calls
 from cases import CASES, case_named
 from operands import LAYOUTS, NAMES, PASSES, TORCH, data_format, operator, tensors, to_numpy
 
-SOME = ["c3_g1", "all_attributes-closed", "v1_g4", "batch_0", "pixel-open", "c64_g8", "c1_g1", "nonfinite-open"]
+SOME = [
+    "c3_g1",
+    "all_attributes-closed",
+    "v1_g4",
+    "batch_0",
+    "pixel-open",
+    "c64_g8",
+    "c1_g1",
+    "nonfinite-open",
+]
 
 
 def outputs(which, arguments, attributes):
@@ -46,7 +55,9 @@ def test_memory_order_is_kept(layout):
     """Outputs are dense, and channels_last where the input that they are like is."""
     case = case_named("c3_g3")
     for which in PASSES:
-        for t in outputs(which, tensors(which, case, "float32", layout), case.attributes(data_format(layout))):
+        for t in outputs(
+            which, tensors(which, case, "float32", layout), case.attributes(data_format(layout))
+        ):
             order = torch.channels_last if layout == "channels_last" else torch.contiguous_format
             assert t.is_contiguous(memory_format=order) and t.is_contiguous() == (layout != "channels_last")
 
@@ -96,7 +107,9 @@ def test_errors_are_runtime_errors_with_the_librarys_text(change):
     x, offsets = tensors("forward", case, "float32", "NHWC")
     given = dict(x=x, offsets=offsets) | case.attributes("NHWC") | change
     with pytest.raises((ValueError, TypeError)) as numpys:
-        tapfield.deformable_offsets(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in given.items()})
+        tapfield.deformable_offsets(
+            **{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in given.items()}
+        )
     with pytest.raises(RuntimeError) as ours:
         tapfield.torch.deformable_offsets(**given)
     assert str(ours.value) == str(numpys.value)

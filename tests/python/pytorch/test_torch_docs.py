@@ -10,7 +10,6 @@ ROOT = Path(__file__).resolve().parents[3]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/torch.md").read_text(), re.S | re.M)
 
 
-
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
 def test_example(block):
     exec(compile(block, "docs/torch.md", "exec"), {})
