@@ -63,9 +63,9 @@ def table(rows):
     t = bench.table("ratio", "best", "peer ms", "ours ms", "best ms", "pass", "case", "threads", "peer", "")
     for r in sorted(rows, key=lambda r: (r["pass"], CASES.index(r["case"]), r["threads"], r["peer"])):
         peer, ours, best = r["peer_ms"], r["ours_ms"], r["ours_nhwc_ms"]
-        said = "" if r["excess"] <= 1 else f"[red]wrong: {r['excess']:.0f} times its bound"
+        said = "" if r["excess"] <= 1 else f"[red]wrong: {r['excess']:.2g} times its bound"
         if r["ours_excess"] > 1:
-            said += f"[red] ours wrong: {r['ours_excess']:.0f} times its bound"
+            said += f"[red] ours wrong: {r['ours_excess']:.2g} times its bound"
         t.add_row(f"[bold]{peer / ours:.1f}", f"{peer / best:.1f}", f"{peer:.1f}", f"{ours:.1f}", f"{best:.1f}",
                   r["pass"], r["case"], str(r["threads"]), r["peer"], said)
     return t

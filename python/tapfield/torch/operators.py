@@ -141,15 +141,23 @@ def _grad_tangents(tensors, tangents, outputs, attributes):
     return moved
 
 
-def _third(wanted, tensors, grads, attributes):
-    raise NotImplementedError(
-        "tapfield::deformable_offsets_grad_grad has no derivative: that would be a third one"
-    )
+def _grad_grad_backward(wanted, tensors, grads, attributes):
+    # Of grad_grad alone, the tangent of y: <grad_grad, c> is F of docs/operators.md with c for grad. Those of the other
+    # two outputs would be third derivatives.
+    c, *third = grads
+    if any(t is not None for t in third):
+        raise NotImplementedError(
+            "the gradients that tapfield::deformable_offsets_grad_grad gives have no derivative"
+        )
+    _, x, offsets, gg_x, gg_offsets = tensors
+    _, dx, doffsets = _grad_grad(c, x, offsets, gg_x, gg_offsets, **attributes)
+    given = None, dx, doffsets, *_grad(c, x, offsets, **attributes)
+    return tuple(g if w else None for g, w in zip(given, wanted))
 
 
 differentiable(_forward, _forward_backward, _forward_tangents)
 differentiable(_grad, _grad_backward, _grad_tangents)
-differentiable(_grad_grad, _third)
+differentiable(_grad_grad, _grad_grad_backward)
 
 
 # ------ vmap: the batch folds into N

@@ -106,7 +106,7 @@ def test_a_third_derivative_raises():
     given = operator("grad_grad")(
         grad, x.requires_grad_(), offsets, gg_x, gg_offsets, **case.attributes("NHWC")
     )
-    with pytest.raises(NotImplementedError, match="third"):
+    with pytest.raises(NotImplementedError, match="no derivative"):
         given[1].sum().backward()
     with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="forward-mode"):
         dual = forward_ad.make_dual(x.detach(), gg_x)
