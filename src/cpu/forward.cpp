@@ -45,6 +45,9 @@ HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
 // What all slots share.
+// A layer's offsets and mask are tensors of their own, and so are packed.
+inline bool offsets_in_place(const Problem& p) { return p.offsets.adjacent() && !p.offsets_planes[0].data; }
+
 template <class T, class At>
 struct ForwardPlan {
   using F = Compute<T>;
@@ -64,7 +67,7 @@ struct ForwardPlan {
     Slot(Carver& carver, const Problem& p, const ForwardPlan& f)
         : cells{{carver, p.lanes()}, {carver, p.lanes()}},
           offsets(carver.take<char>(
-              p.offsets.adjacent() ? 0 : p.planes() * f.pixels * p.lanes() * size_of(p.offsets.dtype))),
+              offsets_in_place(p) ? 0 : p.planes() * f.pixels * p.lanes() * size_of(p.offsets.dtype))),
           y(carver.take<T>(p.y.adjacent() ? 0 : f.pixels * f.block * p.taps())),
           sums(carver.take<F>(p.lanes() + 16 * p.taps())) {}
   };
@@ -91,7 +94,7 @@ struct ForwardPlan {
       block = std::clamp<std::int64_t>(kPackedStripBytes / line, 1, p.c);
       pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
     }
-    if (!p.offsets.adjacent()) pixels = std::clamp<std::int64_t>(2048 / p.lanes(), 1, pixels);
+    if (!offsets_in_place(p)) pixels = std::clamp<std::int64_t>(2048 / p.lanes(), 1, pixels);
     slots = carver;
     for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
     if (used) *used = carver.used();
@@ -103,7 +106,7 @@ enum Kind { kOne, kExact, kTails, kGather };
 template <class T>
 struct Output {
   T* y;
-  std::int64_t kh_stride, w_stride, c0, c1;
+  std::int64_t kh_stride, wo_stride, w_stride, c0, c1;
 };
 
 template <bool kTail, class T, class D, class V>
@@ -298,7 +301,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
   };
   const bool stream = tune.stream && kKind != kTails && p.y.adjacent() && (p.c * sizeof(T)) % kVector == 0 &&
                       reinterpret_cast<std::uintptr_t>(p.y.data) % kVector == 0 && aligned(p.y.n) &&
-                      aligned(p.y.h) && aligned(p.y.w);
+                      aligned(p.y.h) && aligned(p.y.ho) && aligned(p.y.w) && aligned(p.y.wo);
 
   const auto row = [&](std::int64_t n, std::int64_t ho, int slot_index) HWY_ATTR {
     auto slot = plan.slot(p, slot_index);
@@ -315,12 +318,15 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
       const O* planes[3] = {};
       std::int64_t pitch = p.offsets.w;
       for (std::int64_t q = 0; q < p.planes(); ++q)
-        if (p.offsets.adjacent()) {
+        if (offsets_in_place(p)) {
           planes[q] = reinterpret_cast<const O*>(p.offsets.at(n, ho, wo0, q * p.lanes()));
         } else {
           pitch = p.lanes();
           char* to = slot.offsets + q * plan.pixels * p.lanes() * static_cast<std::int64_t>(sizeof(O));
-          pack_row(p.offsets, n, ho, wo0, count, q * p.lanes(), (q + 1) * p.lanes(), to, pitch);
+          const bool apart = p.offsets_planes[0].data != nullptr;
+          const std::int64_t first = apart ? 0 : q * p.lanes();
+          pack_row(apart ? p.offsets_planes[q] : p.offsets, n, ho, wo0, count, first, first + p.lanes(), to,
+                   pitch);
           planes[q] = reinterpret_cast<const O*>(to);
         }
       const auto locate = [&](std::int64_t i) HWY_ATTR {
@@ -330,9 +336,9 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
       };
       for (std::int64_t c0 = 0; c0 < p.c; c0 += plan.block) {
         const std::int64_t c1 = std::min(c0 + plan.block, p.c), columns = count * p.kw;
-        Output<T> out{slot.y, columns * (c1 - c0), c1 - c0, c0, c1};
+        Output<T> out{slot.y, columns * (c1 - c0), p.kw * (c1 - c0), c1 - c0, c0, c1};
         if (p.y.adjacent())
-          out = {reinterpret_cast<T*>(p.y.at(n, ho * p.kh, wo0 * p.kw, 0)), p.y.h, p.y.w, 0, p.c};
+          out = {reinterpret_cast<T*>(p.y.tap(n, ho, 0, wo0, 0, 0)), p.y.h, p.y.wo, p.y.w, 0, p.c};
         locate(0);
         for (std::int64_t i = 0; i < count; ++i) {
           if (i + 1 < count) locate(i + 1);
@@ -346,7 +352,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
             stream ? blend(std::true_type(), std::true_type()) : blend(std::true_type(), std::false_type());
           else
             stream ? blend(std::false_type(), std::true_type()) : blend(std::false_type(), std::false_type());
-          out.y += p.kw * out.w_stride;
+          out.y += out.wo_stride;
         }
         if (!p.y.adjacent())
           for (std::int64_t kh = 0; kh < p.kh; ++kh)

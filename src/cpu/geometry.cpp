@@ -267,18 +267,21 @@ Planes<F> in_place(const Problem& p, const View& view, const Strip<F>& s) {
   return r;
 }
 
+const View* planes_apart(const View (&planes)[3]) { return planes[0].data ? planes : nullptr; }
+
 // The planes of a strip, in `room` if they must be converted or their lanes brought together.
 template <class F>
-Planes<const F> read_planes(const Problem& p, const View& view, const Strip<F>& s, F* const room[3],
-                            bool whole_vectors) {
+Planes<const F> read_planes(const Problem& p, const View& view, const View* apart, const Strip<F>& s,
+                            F* const room[3], bool whole_vectors) {
   Planes<F> r{{room[0], room[1], room[2]}, s.pitch};
-  if (plain<F>(view) && !whole_vectors)
+  if (plain<F>(view) && !apart && !whole_vectors)
     r = in_place(p, view, s);
   else
     for (std::int64_t q = 0; q < p.planes(); ++q) {
-      const std::int64_t c0 = q * p.lanes() + s.lane0;
+      const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
       if (view.data)
-        load_row(view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch, s.buffer);
+        load_row(apart ? apart[q] : view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch,
+                 s.buffer);
       else
         std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
     }
@@ -312,13 +315,13 @@ Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room) {
 
 template <class F>
 void locate(const Problem& p, Strip<F>& s) {
-  const auto offsets = read_planes(p, p.offsets, s, s.planes, false);
+  const auto offsets = read_planes(p, p.offsets, planes_apart(p.offsets_planes), s, s.planes, false);
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(LocateF32)(p, s, offsets);
   else
     HWY_DYNAMIC_DISPATCH(LocateF64)(p, s, offsets);
   if (!s.second) return;
-  const auto gg = read_planes(p, p.gg_offsets, s, s.gg, true);
+  const auto gg = read_planes(p, p.gg_offsets, nullptr, s, s.gg, true);
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(SecondF32)(p, s, gg);
   else
@@ -328,7 +331,8 @@ void locate(const Problem& p, Strip<F>& s) {
 template <class F>
 void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitch) {
   const Planes<const F> gg{{s.gg[0], s.gg[1], s.gg[2]}, s.pitch};
-  const bool direct = plain<F>(p.grad_offsets);
+  const View* apart = planes_apart(p.grad_offsets_planes);
+  const bool direct = plain<F>(p.grad_offsets) && !apart;
   const Planes<F> out =
       direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
   if constexpr (sizeof(F) == 4)
@@ -337,8 +341,9 @@ void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitc
     HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_pitch, out);
   if (direct) return;
   for (std::int64_t q = 0; q < p.planes(); ++q) {
-    const std::int64_t c0 = q * p.lanes() + s.lane0;
-    store_row(p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q], out.pitch, s.buffer);
+    const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
+    store_row(apart ? apart[q] : p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q],
+              out.pitch, s.buffer);
   }
 }
 
