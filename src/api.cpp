@@ -7,15 +7,19 @@
 #endif
 
 namespace tapfield {
-namespace {
 
-void run(Pass pass, const Arguments& arguments, const Attributes& attributes, const Execution& execution) {
-  const Problem p = make_problem(pass, arguments, attributes, /*with_data=*/true);
-  const Row& row = choose(p, arguments.x->device.type, execution.backend);
+void run(const Problem& p, DeviceType device, const Execution& execution) {
+  const Row& row = choose(p, device, execution.backend);
   const Workers workers(execution, p.y_elements());
   const Scratch scratch(p.n ? row.workspace(p, workers.slots()) : 0, execution);
   last_row() = &row;
   if (p.n) row.run(p, workers, scratch.block());
+}
+
+namespace {
+
+void run(Pass pass, const Arguments& arguments, const Attributes& attributes, const Execution& execution) {
+  run(make_problem(pass, arguments, attributes, /*with_data=*/true), arguments.x->device.type, execution);
 }
 
 std::size_t measure(Pass pass, const Arguments& arguments, const Attributes& attributes,

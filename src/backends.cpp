@@ -10,7 +10,9 @@
 namespace tapfield {
 namespace {
 
-const char* always(const Problem&) { return nullptr; }
+const char* whole_tensors(const Problem& p) {
+  return p.offsets_planes[0].data ? "a layer's offsets and mask are tensors of their own" : nullptr;
+}
 
 // Only when asked for by name.
 double never_chosen(const Problem&) { return 1e300; }
@@ -27,18 +29,18 @@ constexpr Row kRows[] = {
     {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace,
      cpu::grad_grad},
 
-    {"reference.values", "reference", kCpu, Pass::forward, always, never_chosen, reference::workspace,
+    {"reference.values", "reference", kCpu, Pass::forward, whole_tensors, never_chosen, reference::workspace,
      reference::forward},
-    {"reference.values", "reference", kCpu, Pass::grad, always, never_chosen, reference::workspace,
+    {"reference.values", "reference", kCpu, Pass::grad, whole_tensors, never_chosen, reference::workspace,
      reference::grad},
-    {"reference.values", "reference", kCpu, Pass::grad_grad, always, never_chosen, reference::workspace,
-     reference::grad_grad},
+    {"reference.values", "reference", kCpu, Pass::grad_grad, whole_tensors, never_chosen,
+     reference::workspace, reference::grad_grad},
     // Each output element is the sum of |terms| instead of the sum of terms: what error bounds are made of.
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, always, never_chosen,
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, whole_tensors, never_chosen,
      reference::workspace, reference::forward_magnitudes},
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad, always, never_chosen,
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad, whole_tensors, never_chosen,
      reference::workspace, reference::grad_magnitudes},
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad_grad, always, never_chosen,
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad_grad, whole_tensors, never_chosen,
      reference::workspace, reference::grad_grad_magnitudes},
 };
 

@@ -19,6 +19,8 @@ void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, st
   const std::int64_t w_stride = scratch.direct_grad ? p.grad.w : scratch.block;
   const std::int64_t h_stride = scratch.direct_grad ? p.grad.h : p.wo * p.kw * w_stride;
   const std::int64_t n_stride = scratch.direct_grad ? p.grad.n : p.ho * p.kh * h_stride;
+  const std::int64_t ho_stride = scratch.direct_grad ? p.grad.ho : p.kh * h_stride;
+  const std::int64_t wo_stride = scratch.direct_grad ? p.grad.wo : p.kw * w_stride;
   const std::int64_t pixels = Strip<F>::pixels(p.lanes());
   strip.lanes = p.lanes();
   for (strip.wo0 = 0; strip.wo0 < p.wo; strip.wo0 += pixels) {
@@ -26,8 +28,7 @@ void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, st
     locate(p, strip);
     std::int64_t tap = ((image * p.ho + strip.ho) * p.wo + strip.wo0) * p.lanes();
     for (std::int64_t i = 0; i < strip.count; ++i) {
-      const std::int64_t row =
-          image * n_stride + strip.ho * p.kh * h_stride + (strip.wo0 + i) * p.kw * w_stride;
+      const std::int64_t row = image * n_stride + strip.ho * ho_stride + (strip.wo0 + i) * wo_stride;
       std::int64_t at = i * strip.pitch;
       for (std::int64_t g = 0; g < p.groups; ++g) {
         const auto first_bin = static_cast<std::uint32_t>((image * p.groups + g) * bins);

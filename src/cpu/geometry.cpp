@@ -9,6 +9,7 @@
 #include "cpu/simd.h"
 #include "cpu/geometry.h"
 #include "cpu/pack.h"
+#include "cpu/position.h"
 
 #ifndef TAPFIELD_CPU_GEOMETRY_ONCE_
 #define TAPFIELD_CPU_GEOMETRY_ONCE_
@@ -21,67 +22,11 @@ struct Planes {
   std::int64_t pitch;
 };
 
-// Floors below this convert to int32, and base + floor cannot overflow (too_wide keeps bases below 2^29).
-constexpr float kReach = 0x1p30f;
-
 }  // namespace tapfield::cpu
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
-
-// ------ Position
-
-template <class F>
-struct Position {
-  hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> cell;  // kDead where dead, along this axis
-  hn::Vec<hn::ScalableTag<F>> fraction, complement;
-  hn::Mask<hn::ScalableTag<F>> live;
-};
-
-// math.h's reaches, cell, complement and live. `base` holds each lane's integer position.
-template <class F>
-HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
-                              hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> base, std::int64_t size,
-                              bool closed) {
-  const hn::ScalableTag<F> d;
-  const hn::Rebind<std::int32_t, decltype(d)> di;
-  const auto floor = hn::Floor(offset);
-  const auto fraction = hn::Sub(offset, floor);
-  const auto complement =
-      hn::IfThenElse(hn::Eq(offset, floor), hn::Set(d, F{1}), hn::Sub(hn::Ceil(offset), offset));
-  const auto reach = hn::Lt(hn::Abs(floor), hn::Set(d, F{kReach}));  // false for NaN
-  const auto safe = hn::IfThenElseZero(reach, floor);
-  if constexpr (sizeof(F) == 4) {
-    const auto cell = hn::Add(base, hn::ConvertTo(di, safe));
-    const auto below = hn::Lt(cell, hn::Set(di, static_cast<std::int32_t>(size)));
-    const auto after = hn::Gt(cell, hn::Set(di, -1));
-    const auto at = hn::Eq(cell, hn::Set(di, -1));
-    const auto enters =
-        closed ? hn::FirstN(di, hn::Lanes(di)) : hn::RebindMask(di, hn::Gt(fraction, hn::Zero(d)));
-    const auto live = hn::And(hn::RebindMask(di, reach), hn::And(below, hn::Or(after, hn::And(at, enters))));
-    return {cell, fraction, complement, hn::RebindMask(d, live)};
-  } else {
-    const auto cell = hn::Add(hn::PromoteTo(d, base), safe);  // exact: below 2^31
-    const auto below = hn::Lt(cell, hn::Set(d, static_cast<F>(size)));
-    const auto after = hn::Gt(cell, hn::Set(d, F{-1}));
-    const auto at = hn::Eq(cell, hn::Set(d, F{-1}));
-    const auto enters = closed ? hn::FirstN(d, hn::Lanes(d)) : hn::Gt(fraction, hn::Zero(d));
-    return {hn::DemoteTo(di, cell), fraction, complement,
-            hn::And(reach, hn::And(below, hn::Or(after, hn::And(at, enters))))};
-  }
-}
-
-// `cell` where live, else `dead`. A mask of F's lanes has as many lanes as the int32s, but not their width.
-template <class F, class DI>
-HWY_INLINE hn::Vec<DI> IfLive(hn::Mask<hn::ScalableTag<F>> live, hn::Vec<DI> cell, std::int32_t dead, DI di) {
-  if constexpr (sizeof(F) == 4) {
-    return hn::IfThenElse(hn::RebindMask(di, live), cell, hn::Set(di, dead));
-  } else {
-    const hn::ScalableTag<F> d;
-    return hn::DemoteTo(di, hn::IfThenElse(live, hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(dead))));
-  }
-}
 
 // Lanes [l, l + rest) of the pixels of a strip, rest at most a vector; the vector's other lanes are dead.
 // along_h, along_w: the lanes' bases in the first pixel.
@@ -322,18 +267,21 @@ Planes<F> in_place(const Problem& p, const View& view, const Strip<F>& s) {
   return r;
 }
 
+const View* planes_apart(const View (&planes)[3]) { return planes[0].data ? planes : nullptr; }
+
 // The planes of a strip, in `room` if they must be converted or their lanes brought together.
 template <class F>
-Planes<const F> read_planes(const Problem& p, const View& view, const Strip<F>& s, F* const room[3],
-                            bool whole_vectors) {
+Planes<const F> read_planes(const Problem& p, const View& view, const View* apart, const Strip<F>& s,
+                            F* const room[3], bool whole_vectors) {
   Planes<F> r{{room[0], room[1], room[2]}, s.pitch};
-  if (plain<F>(view) && !whole_vectors)
+  if (plain<F>(view) && !apart && !whole_vectors)
     r = in_place(p, view, s);
   else
     for (std::int64_t q = 0; q < p.planes(); ++q) {
-      const std::int64_t c0 = q * p.lanes() + s.lane0;
+      const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
       if (view.data)
-        load_row(view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch, s.buffer);
+        load_row(apart ? apart[q] : view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch,
+                 s.buffer);
       else
         std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
     }
@@ -367,13 +315,13 @@ Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room) {
 
 template <class F>
 void locate(const Problem& p, Strip<F>& s) {
-  const auto offsets = read_planes(p, p.offsets, s, s.planes, false);
+  const auto offsets = read_planes(p, p.offsets, planes_apart(p.offsets_planes), s, s.planes, false);
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(LocateF32)(p, s, offsets);
   else
     HWY_DYNAMIC_DISPATCH(LocateF64)(p, s, offsets);
   if (!s.second) return;
-  const auto gg = read_planes(p, p.gg_offsets, s, s.gg, true);
+  const auto gg = read_planes(p, p.gg_offsets, nullptr, s, s.gg, true);
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(SecondF32)(p, s, gg);
   else
@@ -383,7 +331,8 @@ void locate(const Problem& p, Strip<F>& s) {
 template <class F>
 void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitch) {
   const Planes<const F> gg{{s.gg[0], s.gg[1], s.gg[2]}, s.pitch};
-  const bool direct = plain<F>(p.grad_offsets);
+  const View* apart = planes_apart(p.grad_offsets_planes);
+  const bool direct = plain<F>(p.grad_offsets) && !apart;
   const Planes<F> out =
       direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
   if constexpr (sizeof(F) == 4)
@@ -392,8 +341,9 @@ void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitc
     HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_pitch, out);
   if (direct) return;
   for (std::int64_t q = 0; q < p.planes(); ++q) {
-    const std::int64_t c0 = q * p.lanes() + s.lane0;
-    store_row(p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q], out.pitch, s.buffer);
+    const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
+    store_row(apart ? apart[q] : p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q],
+              out.pitch, s.buffer);
   }
 }
 

@@ -208,9 +208,9 @@ struct GradWindowsBatch {
     const std::int64_t width = scratch.width, kh_stride = tiling().pixels * p.kw * width;
     if (!scratch.direct_grad)
       for (std::int64_t kh = 0; kh < p.kh; ++kh)
-        load_row(p.grad, s.n, s.ho * p.kh + kh, s.wo0 * p.kw, s.count * p.kw, c0,
-                 c0 + s.lanes / p.taps() * p.group_channels(), slot.grad + kh * kh_stride, width,
-                 slot.narrow_grad);
+        load_taps(p.grad, p.kw, s.n, s.ho, kh, s.wo0, s.count, c0,
+                  c0 + s.lanes / p.taps() * p.group_channels(), slot.grad + kh * kh_stride, width,
+                  slot.narrow_grad);
     const TapsFunction<F> run = ChooseTaps<F>(scratch.layout, p.group_channels());
     Taps<F> t{};
     t.x = windows.x, t.sums = windows.sums, t.below = windows.pitch;
@@ -236,8 +236,8 @@ struct GradWindowsBatch {
         t.grad_offsets_ahead[q] = p.grad_offsets.at(s.n, ho, wo + column, channel);
       }
       if (scratch.direct_grad) {
-        t.grad = reinterpret_cast<const F*>(p.grad.at(s.n, s.ho * p.kh, (s.wo0 + i) * p.kw, c0));
-        t.grad_ahead = reinterpret_cast<const F*>(p.grad.at(s.n, ho * p.kh, (wo + column) * p.kw, c0));
+        t.grad = reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0));
+        t.grad_ahead = reinterpret_cast<const F*>(p.grad.tap(s.n, ho, 0, wo + column, 0, c0));
       } else {
         t.grad = t.grad_ahead = slot.grad + i * p.kw * width;
       }
@@ -263,10 +263,9 @@ struct GradWindowsBatch {
         list[count++] = static_cast<std::uint32_t>((s.ho * p.wo + s.wo0 + j) * p.lanes() + lane);
         const CornerRows<const F> v(from, p.h, p.w, s.h0[at], s.w0[at], lane / p.taps() * channels,
                                     scratch.zeros);
-        const F* pixel = scratch.direct_grad
-                             ? reinterpret_cast<const F*>(p.grad.at(s.n, s.ho * p.kh, (s.wo0 + j) * p.kw,
-                                                                    s.lane0 / p.taps() * channels))
-                             : slot.grad + j * p.kw * scratch.width;
+        const F* pixel = scratch.direct_grad ? reinterpret_cast<const F*>(p.grad.tap(
+                                                   s.n, s.ho, 0, s.wo0 + j, 0, s.lane0 / p.taps() * channels))
+                                             : slot.grad + j * p.kw * scratch.width;
         const F* grad = pixel + slot.lane_grad[l];
         F dots[4] = {};
         for (std::int64_t c = 0; c < channels; ++c) {
@@ -289,11 +288,11 @@ struct GradWindowsBatch {
         s.n = n0 + i, s.ho = pixel / p.wo, s.wo0 = pixel % p.wo, s.count = 1, s.lane0 = g * p.taps(),
         s.lanes = p.taps();
         locate(p, s);
-        const F* grad = reinterpret_cast<const F*>(
-            p.grad.at(s.n, s.ho * p.kh + k / p.kw, s.wo0 * p.kw + k % p.kw, g * channels));
+        View row = p.grad;
+        row.data = p.grad.tap(s.n, s.ho, k / p.kw, s.wo0, k % p.kw, g * channels);
+        const F* grad = reinterpret_cast<const F*>(row.data);
         if (!scratch.direct_grad) {
-          load_row(p.grad, s.n, s.ho * p.kh + k / p.kw, s.wo0 * p.kw + k % p.kw, 1, g * channels,
-                   (g + 1) * channels, slot.grad, channels, slot.narrow_grad);
+          load_row(row, 0, 0, 0, 1, 0, channels, slot.grad, channels, slot.narrow_grad);
           grad = slot.grad;
         }
         const CornerRows<F> corners(to, p.h, p.w, s.h0[k], s.w0[k], g * channels, nullptr);
