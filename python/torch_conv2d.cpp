@@ -13,7 +13,8 @@ namespace tapfield::torch_door {
 namespace {
 
 // Columns that only a product reads are made in bands that stay in cache: with 0.5, 2, 4, 16, 64 MiB case a
-// forward takes 50, 53, 50, 55, 59 ms. Those of grad_input in bands as large as may be, as its kernel sorts taps.
+// forward takes 50, 53, 50, 55, 59 ms. Those of grad_input in bands as large as may be, as its kernel sorts
+// taps.
 constexpr int64_t kProductBytes = 4 << 20;
 constexpr int64_t kSampleBytes = 64 << 20;
 
