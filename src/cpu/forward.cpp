@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forward, row by row: every output row (n, ho) is one item; its pixels and taps go in order, and a tap's
-// channels in vectors: four loads, four multiply-adds, one store. Docs: docs/operators.md, "Forward".
+// channels in vectors: four loads, four multiply-adds, one store. Addresses and weights come from cells.h, a
+// pixel ahead. Groups of 2, 4 and 8 channels have vectors of their size, groups of one gather over taps. y is
+// stored past the cache where its vectors are aligned. Docs: docs/operators.md, "Forward".
 //
 // Moves: x, offsets and y once; x rows are read again from cache. Scratch: one strip a slot; where channels
 // are not adjacent, one packed image of x and a packed strip of y a slot. Deterministic: an output element is
@@ -25,10 +27,8 @@
 #define TAPFIELD_CPU_FORWARD_ONCE_
 namespace tapfield::cpu {
 
-// What is fetched ahead: x this many rows below, offsets this many pixels on. stream: past the cache.
-struct Tune {
-  std::int64_t stream = 1, rows = 5, offs = 10;
-};
+// What is fetched ahead: x this many rows below, offsets this many pixels on.
+constexpr std::int64_t kRowsAhead = 5, kPixelsAhead = 10;
 
 // A strip of packed y stays in L2.
 constexpr std::int64_t kPackedStripBytes = 256 << 10;
@@ -44,10 +44,10 @@ struct AheadLine {
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
-// What all slots share.
 // A layer's offsets and mask are tensors of their own, and so are packed.
 inline bool offsets_in_place(const Problem& p) { return p.offsets.adjacent() && !p.offsets_planes[0].data; }
 
+// What all slots share.
 template <class T, class At>
 struct ForwardPlan {
   using F = Compute<T>;
@@ -258,9 +258,9 @@ template <Kind kKind, bool kInterior, bool kStream, std::size_t kLanes, class T,
           class F = Compute<T>>
 HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPlan<T, At>& plan, const S* x,
                              const Cells<F, At>& cells, const std::int64_t* dead_shift, F* sums,
-                             const Output<T>& out, const Tune& tune) {
+                             const Output<T>& out) {
   const std::int64_t channels = p.group_channels(), taps = p.taps();
-  const S* below = x + tune.rows * grid.h_stride;
+  const S* below = x + kRowsAhead * grid.h_stride;
   if constexpr (kKind == kGather) GatherPixel<kInterior>(cells, x, grid, p.lanes(), sums);
   std::int64_t k = 0, line = 0;
   for (std::int64_t kh = 0; kh < p.kh; ++kh)
@@ -285,7 +285,6 @@ HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPl
 
 template <Kind kKind, std::size_t kLanes, class T, class At, class O, class F = Compute<T>>
 void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
-  const Tune tune;
   const ForwardPlan<T, At> plan(Carver(workspace), p, workers.slots(), nullptr);
   std::memset(static_cast<void*>(plan.zeros), 0, static_cast<std::size_t>(p.group_channels()) * sizeof(T));
   plan.table.fill(p);
@@ -299,7 +298,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
   const auto aligned = [&](std::int64_t elements) {
     return elements * static_cast<std::int64_t>(sizeof(T)) % static_cast<std::int64_t>(kVector) == 0;
   };
-  const bool stream = tune.stream && kKind != kTails && p.y.adjacent() && (p.c * sizeof(T)) % kVector == 0 &&
+  const bool stream = kKind != kTails && p.y.adjacent() && (p.c * sizeof(T)) % kVector == 0 &&
                       reinterpret_cast<std::uintptr_t>(p.y.data) % kVector == 0 && aligned(p.y.n) &&
                       aligned(p.y.h) && aligned(p.y.ho) && aligned(p.y.w) && aligned(p.y.wo);
 
@@ -332,7 +331,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
       const auto locate = [&](std::int64_t i) HWY_ATTR {
         const O* at[3] = {planes[0] + i * pitch, planes[1] + i * pitch,
                           planes[2] ? planes[2] + i * pitch : nullptr};
-        LocatePixel<O>(p, grid, plan.table, ho, wo0 + i, at, tune.offs * pitch, slot.cells[i & 1]);
+        LocatePixel<O>(p, grid, plan.table, ho, wo0 + i, at, kPixelsAhead * pitch, slot.cells[i & 1]);
       };
       for (std::int64_t c0 = 0; c0 < p.c; c0 += plan.block) {
         const std::int64_t c1 = std::min(c0 + plan.block, p.c), columns = count * p.kw;
@@ -346,7 +345,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
           const auto blend = [&](auto interior, auto streams) HWY_ATTR {
             if constexpr (kKind != kTails || !streams())
               BlendPixel<kKind, interior(), streams(), kLanes>(p, grid, plan, x.data, cells, dead_shift,
-                                                               slot.sums, out, tune);
+                                                               slot.sums, out);
           };
           if (cells.interior)
             stream ? blend(std::true_type(), std::true_type()) : blend(std::true_type(), std::false_type());
