@@ -3,6 +3,7 @@
 //   torch_run libtapfield_torch.so net.pt2 x.bin N C H W >y.bin
 // x.bin and y.bin hold float32. Link with libtorch; the operators register themselves when their library is
 // loaded.
+#include <ATen/ops/empty.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 

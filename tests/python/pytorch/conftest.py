@@ -8,6 +8,11 @@ import tapfield
 
 BUILT = Path(tapfield.__file__).with_name("libtapfield_torch.so").exists()
 HERE = importlib.util.find_spec("torch") is not None and BUILT
+if HERE:
+    import torch
+
+    torch.set_num_threads(1)  # a test that wants more says so: OpenMP's threads spin, and a test process has one core
+
 collect_ignore_glob = [] if HERE else ["test_*.py"]
 
 
