@@ -61,13 +61,17 @@ struct ForwardPlan {
 
   struct Slot {
     Cells<F, At> cells[2];
-    char* offsets;  // [planes][pixels][lanes]
+    char* offsets;          // [planes][pixels][lanes]
+    std::uint16_t* narrow;  // [pixels][lanes]: of a layer's mask, where only its offsets are float32
     T* y;
     F* sums;  // [lanes], and as far as a gather reads
     Slot(Carver& carver, const Problem& p, const ForwardPlan& f)
         : cells{{carver, p.lanes()}, {carver, p.lanes()}},
-          offsets(carver.take<char>(
-              offsets_in_place(p) ? 0 : p.planes() * f.pixels * p.lanes() * size_of(p.offsets.dtype))),
+          offsets(carver.take<char>(offsets_in_place(p)
+                                        ? 0
+                                        : p.planes() * f.pixels * p.lanes() *
+                                              std::max<std::int64_t>(4, size_of(p.offsets.dtype)))),
+          narrow(carver.take<std::uint16_t>(p.offsets_planes[0].data ? f.pixels * p.lanes() : 0)),
           y(carver.take<T>(p.y.adjacent() ? 0 : f.pixels * f.block * p.taps())),
           sums(carver.take<F>(p.lanes() + 16 * p.taps())) {}
   };
@@ -323,9 +327,15 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
           pitch = p.lanes();
           char* to = slot.offsets + q * plan.pixels * p.lanes() * static_cast<std::int64_t>(sizeof(O));
           const bool apart = p.offsets_planes[0].data != nullptr;
-          const std::int64_t first = apart ? 0 : q * p.lanes();
-          pack_row(apart ? p.offsets_planes[q] : p.offsets, n, ho, wo0, count, first, first + p.lanes(), to,
-                   pitch);
+          const View& view = apart ? p.offsets_planes[q] : p.offsets;
+          const std::int64_t first = apart ? 0 : q * p.lanes(), last = first + p.lanes();
+          bool packed_plane = false;
+          if constexpr (std::is_same_v<O, float>)
+            if (view.dtype != DType::float32)
+              load_row(view, n, ho, wo0, count, first, last, reinterpret_cast<float*>(to), pitch,
+                       slot.narrow),
+                  packed_plane = true;
+          if (!packed_plane) pack_row(view, n, ho, wo0, count, first, last, to, pitch);
           planes[q] = reinterpret_cast<const O*>(to);
         }
       const auto locate = [&](std::int64_t i) HWY_ATTR {
@@ -395,7 +405,8 @@ void ForwardKinds(const Problem& p, const Workers& workers, void* workspace) {
 }
 
 void Forward(const Problem& p, const Workers& workers, void* workspace) {
-  const bool wide = p.offsets.dtype == DType::float32;
+  bool wide = p.offsets.dtype == DType::float32;
+  for (const View& plane : p.offsets_planes) wide |= plane.data && plane.dtype == DType::float32;
   switch (p.x.dtype) {
     case DType::float16:
       return wide ? ForwardKinds<float16_t, float>(p, workers, workspace)
