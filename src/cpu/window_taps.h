@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The channel loops of grad_windows: one output pixel's taps, in order, with the windows of x and sums. A tap
-// reads its grad once, leaves four dots and adds to four corners. Included once per target.
+// Taps in windows: where they lie; and the channel loops of grad_windows: one output pixel's taps, in order.
+// A tap reads its grad once, leaves four dots and adds to four corners. Included once per target.
 #if defined(TAPFIELD_CPU_WINDOW_TAPS_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TAPFIELD_CPU_WINDOW_TAPS_H_
 #undef TAPFIELD_CPU_WINDOW_TAPS_H_
@@ -9,7 +9,7 @@
 #endif
 
 #include "cpu/simd.h"
-#include "cpu/windows.h"
+#include "cpu/grad_windows.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
@@ -172,6 +172,40 @@ TapsFunction<F> ChooseTaps(const Layout& layout, std::int64_t channels) {
     case 16: return tail ? taps_function<F, 16, true>() : taps_function<F, 16, false>();
     default: return tail ? taps_function<F, 32, true>() : taps_function<F, 32, false>();
   }
+}
+
+// Where each tap of a located strip lies in the windows; `dump` for dead ones and for those outside. Returns
+// whether there are any of these.
+template <class F>
+bool FindCells(const typename WindowsScratch<F>::Slot& slot, std::int64_t pitch, std::int64_t cell,
+               std::int32_t dump) {
+  const hn::ScalableTag<std::int32_t> d;
+  const hn::RebindToUnsigned<decltype(d)> du;
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const Strip<F>& s = slot.strip;
+  const auto row_step = hn::Set(d, static_cast<std::int32_t>(pitch)),
+             column_step = hn::Set(d, static_cast<std::int32_t>(cell));
+  bool outliers = false;
+  for (std::int64_t i = 0; i < s.count; ++i) {
+    const std::int64_t from = i * s.pitch;
+    for (std::int64_t l = 0; l < s.lanes; l += lanes) {
+      const auto h0 = hn::Load(d, s.h0 + from + l);
+      const auto row = hn::Sub(h0, hn::Load(d, slot.h + l)),
+                 column = hn::Sub(hn::Load(d, s.w0 + from + l), hn::Load(d, slot.w + l));
+      const auto inside =
+          hn::And(hn::Lt(hn::BitCast(du, row), hn::BitCast(du, hn::Load(d, slot.rows + l))),
+                  hn::Lt(hn::BitCast(du, column), hn::BitCast(du, hn::Load(d, slot.columns + l))));
+      const auto at =
+          hn::Add(hn::Load(d, slot.base + l), hn::Add(hn::Mul(row, row_step), hn::Mul(column, column_step)));
+      hn::Store(hn::IfThenElse(hn::RebindMask(d, inside), at, hn::Set(d, dump)), d, slot.cells + from + l);
+      auto outside = hn::AndNot(hn::RebindMask(d, inside), hn::Ne(h0, hn::Set(d, kDead)));
+      if (s.lanes - l < lanes)
+        outside = hn::And(outside, hn::FirstN(d, static_cast<std::size_t>(s.lanes - l)));
+      outliers |= !hn::AllFalse(d, outside);
+    }
+    for (std::int64_t l = s.lanes; l % kStep; ++l) slot.cells[from + l] = dump;
+  }
+  return outliers;
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE

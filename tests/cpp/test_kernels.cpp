@@ -5,6 +5,7 @@
 #include <hwy/targets.h>
 
 #include <cmath>
+#include <string_view>
 
 #include "calls.h"
 
@@ -117,10 +118,16 @@ struct Param {
   Case c;
 };
 
+// The windows are for groups of 32 channels at most; every other row takes every case.
+bool takes(const Row& row, const Case& c) {
+  return row.name != std::string_view("cpu.windows") || c.x[3] / c.groups <= 32;
+}
+
 std::vector<Param> params() {
   std::vector<Param> r;
   for (const Row* row : kernels())
-    for (const Case& c : small_cases()) r.push_back({row, c});
+    for (const Case& c : small_cases())
+      if (takes(*row, c)) r.push_back({row, c});
   return r;
 }
 
@@ -166,8 +173,7 @@ TEST_P(Kernel, AgreesWithTheReference) {
       if (HasFatalFailure()) return;
     }
   }
-  // A schedule may refuse a case; that each is chosen for some is checked in test_choice.cpp.
-  if (!ran) GTEST_SKIP() << GetParam().row->name << " does not take this case";
+  EXPECT_GT(ran, 0);
 }
 
 TEST_P(Kernel, TakesFloat32Beside16Bits) {

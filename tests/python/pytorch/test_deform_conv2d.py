@@ -103,8 +103,7 @@ def test_float32_offsets_beside_16_bits():
     )
     coarse = deform_conv2d(input, fine.bfloat16(), weight, bias, mask=mask, **layer.how)
     error, worse = (out.double() - want).abs().mean(), (coarse.double() - want).abs().mean()
-    assert out.dtype == torch.bfloat16
-    assert error < worse, "offsets rounded to 8 bits cost more than a result's own rounding"
+    assert out.dtype == torch.bfloat16 and error < worse / 2
 
 
 # ------ Memory order

@@ -140,7 +140,7 @@ def check_errors(rank):
     "check",
     [
         check_deformable_offsets,
-        pytest.param(check_deform_conv2d, marks=pytest.mark.skip(reason="a known failure: a process aborts")),
+        check_deform_conv2d,
         check_errors,
     ],
     ids=lambda f: getattr(f, "__name__", None),
