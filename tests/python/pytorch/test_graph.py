@@ -120,7 +120,7 @@ def test_aotinductor_without_python(package, tmp_path):
         ["c++", "-std=c++20", "-O1", str(ROOT / "examples/torch_run.cpp"), "-o", str(program)]
         + [f"-isystem{p}" for p in include_paths()]
         + [a for p in libraries for a in (f"-L{p}", f"-Wl,-rpath,{p}")]
-        + ["-ltorch_cpu", "-lc10", "-ldl"],
+        + ["-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu", "-lc10", "-ldl"],
         check=True,
     )
     library = Path(tapfield.__file__).with_name("libtapfield_torch.so")
