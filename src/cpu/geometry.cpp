@@ -153,19 +153,12 @@ struct Corners {
 };
 
 // Dots of dead taps were never written: whatever lies there is not computed with (denormals alone would cost
-// ten times the whole pass). stride: F from tap to tap, 4 or 8.
+// ten times the whole pass).
 template <class F>
-HWY_INLINE Corners<F> LoadCorners(const F* dots, std::int64_t stride, hn::Mask<hn::ScalableTag<F>> live) {
+HWY_INLINE Corners<F> LoadCorners(const F* dots, hn::Mask<hn::ScalableTag<F>> live) {
   const hn::ScalableTag<F> d;
   Corners<F> c;
-  if (stride == 4) {
-    hn::LoadInterleaved4(d, dots, c.v00, c.v01, c.v10, c.v11);
-  } else {
-    HWY_ALIGN F t[4][hn::MaxLanes(d)];
-    for (std::size_t j = 0; j < hn::Lanes(d); ++j)
-      for (std::size_t k = 0; k < 4; ++k) t[k][j] = dots[j * static_cast<std::size_t>(stride) + k];
-    c = {hn::Load(d, t[0]), hn::Load(d, t[1]), hn::Load(d, t[2]), hn::Load(d, t[3])};
-  }
+  hn::LoadInterleaved4(d, dots, c.v00, c.v01, c.v10, c.v11);
   return {hn::IfThenElseZero(live, c.v00), hn::IfThenElseZero(live, c.v01), hn::IfThenElseZero(live, c.v10),
           hn::IfThenElseZero(live, c.v11)};
 }
@@ -188,26 +181,25 @@ HWY_INLINE Blends<F> Blend(const Corners<F>& c, V hh, V lh, V hw, V lw) {
 
 template <class F>
 void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg, const F* dots,
-                 std::int64_t dots_pitch, const Planes<F>& out) {
+                 const F* dots_u, std::int64_t dots_pitch, const Planes<F>& out) {
   const hn::ScalableTag<F> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const bool second = p.pass == Pass::grad_grad;
-  const std::int64_t stride = second ? 8 : 4;
   for (std::int64_t i = 0; i < s.count; ++i)
     for (std::int64_t l = 0; l < s.lanes; l += lanes) {
       const std::int64_t at = i * s.pitch + l, to = i * out.pitch + l;
-      const F* sums = dots + (i * dots_pitch + l) * stride;
+      const std::int64_t from = 4 * (i * dots_pitch + l);
       const auto hh = hn::Load(d, s.hh + at), lh = hn::Load(d, s.lh + at), m = hn::Load(d, s.m + at);
       const auto hw = hn::Load(d, s.hw + at), lw = hn::Load(d, s.lw + at);
       const auto live = IsLive<F>(s.h0 + at);
-      const auto v = Blend<F>(LoadCorners(sums, stride, live), hh, lh, hw, lw);
+      const auto c = LoadCorners(dots + from, live);
+      const auto v = Blend<F>(c, hh, lh, hw, lw);
       auto grad_w = hn::Mul(m, v.dw), grad_h = hn::Mul(m, v.dh), grad_m = v.b;
       if (second) {
         const Cotangents<F> cotangents(p, gg, i * gg.pitch + l, live);
         const auto a = cotangents.a, b = cotangents.b, e = cotangents.e;
-        const auto c = LoadCorners(sums, stride, live);
         const auto cross = hn::Add(hn::Sub(hn::Sub(c.v11, c.v10), c.v01), c.v00);
-        const auto u = Blend<F>(LoadCorners(sums + 4, stride, live), hh, lh, hw, lw);
+        const auto u = Blend<F>(LoadCorners(dots_u + from, live), hh, lh, hw, lw);
         grad_w = hn::MulAdd(m, hn::MulAdd(b, cross, u.dw), hn::Mul(e, v.dw));
         grad_h = hn::MulAdd(m, hn::MulAdd(a, cross, u.dh), hn::Mul(e, v.dh));
         grad_m = hn::Add(u.b, hn::MulAdd(a, v.dw, hn::Mul(b, v.dh)));
@@ -236,12 +228,12 @@ void SecondF64(const Problem& p, const Strip<double>& s, const Planes<const doub
   SecondStrip(p, s, gg);
 }
 void FinishF32(const Problem& p, const Strip<float>& s, const Planes<const float>& gg, const float* dots,
-               std::int64_t pitch, const Planes<float>& out) {
-  FinishStrip(p, s, gg, dots, pitch, out);
+               const float* dots_u, std::int64_t pitch, const Planes<float>& out) {
+  FinishStrip(p, s, gg, dots, dots_u, pitch, out);
 }
 void FinishF64(const Problem& p, const Strip<double>& s, const Planes<const double>& gg, const double* dots,
-               std::int64_t pitch, const Planes<double>& out) {
-  FinishStrip(p, s, gg, dots, pitch, out);
+               const double* dots_u, std::int64_t pitch, const Planes<double>& out) {
+  FinishStrip(p, s, gg, dots, dots_u, pitch, out);
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -329,16 +321,16 @@ void locate(const Problem& p, Strip<F>& s) {
 }
 
 template <class F>
-void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitch) {
+void finish(const Problem& p, Strip<F>& s, const F* dots, const F* dots_u, std::int64_t dots_pitch) {
   const Planes<const F> gg{{s.gg[0], s.gg[1], s.gg[2]}, s.pitch};
   const View* apart = planes_apart(p.grad_offsets_planes);
   const bool direct = plain<F>(p.grad_offsets) && !apart;
   const Planes<F> out =
       direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
   if constexpr (sizeof(F) == 4)
-    HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_pitch, out);
+    HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_u, dots_pitch, out);
   else
-    HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_pitch, out);
+    HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_u, dots_pitch, out);
   if (direct) return;
   for (std::int64_t q = 0; q < p.planes(); ++q) {
     const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
@@ -351,8 +343,8 @@ template struct Strip<float>;
 template struct Strip<double>;
 template void locate(const Problem&, Strip<float>&);
 template void locate(const Problem&, Strip<double>&);
-template void finish(const Problem&, Strip<float>&, const float*, std::int64_t);
-template void finish(const Problem&, Strip<double>&, const double*, std::int64_t);
+template void finish(const Problem&, Strip<float>&, const float*, const float*, std::int64_t);
+template void finish(const Problem&, Strip<double>&, const double*, const double*, std::int64_t);
 
 }  // namespace tapfield::cpu
 #endif  // HWY_ONCE

@@ -38,6 +38,18 @@ void load_taps(const View& view, std::int64_t taps_w, std::int64_t n, std::int64
     load_row(row, 0, 0, 0, taps_w, c0, c1, dst, pitch, buffer);
 }
 
+// The other way, of grad_grad.
+template <class F>
+void store_taps(const View& view, std::int64_t taps_w, std::int64_t n, std::int64_t ho, std::int64_t kh,
+                std::int64_t wo0, std::int64_t count, std::int64_t c0, std::int64_t c1, const F* src,
+                std::int64_t pitch, void* buffer) {
+  View row = view;
+  row.data = view.tap(n, ho, kh, wo0, 0, 0);
+  if (view.wo == taps_w * view.w) return store_row(row, 0, 0, 0, count * taps_w, c0, c1, src, pitch, buffer);
+  for (std::int64_t i = 0; i < count; ++i, src += taps_w * pitch, row.data += view.wo * size_of(view.dtype))
+    store_row(row, 0, 0, 0, taps_w, c0, c1, src, pitch, buffer);
+}
+
 // count elements of `dtype` to F and back, rounding to nearest even. F as above.
 template <class F>
 void widen(const void* src, DType dtype, std::int64_t count, F* dst);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Taps in windows: where they lie; and the channel loops of grad_windows: one output pixel's taps, in order.
-// A tap reads its grad once, leaves four dots and adds to four corners. Included once per target.
+// Taps in windows: where they lie; and the channel loops of windowed.cpp: one output pixel's taps, in order.
+// A tap reads its grad once, leaves four dots and adds to four corners; in the second derivative it leaves
+// four dots with gg_x too and writes its row of grad_grad. Included once per target.
 #if defined(TAPFIELD_CPU_WINDOW_TAPS_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TAPFIELD_CPU_WINDOW_TAPS_H_
 #undef TAPFIELD_CPU_WINDOW_TAPS_H_
@@ -9,30 +10,33 @@
 #endif
 
 #include "cpu/simd.h"
-#include "cpu/grad_windows.h"
+#include "cpu/windowed.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
-// The taps of one output pixel and block of groups.
+// The taps of one output pixel and block of groups. What is marked + is of the second derivative alone.
 template <class F>
 struct Taps {
-  const F* x;                     // windows
+  const F *x, *u;                 // windows; +u
   F* sums;                        // windows
   std::int64_t below;             // elements from a pixel to the one below
   const std::int32_t* cells;      // [lanes]
-  const F* weights;               // [lanes][4]
+  const F* weights;               // [lanes][4] of what is added to sums: m b_ab; or second_weight, of x too
+  const F* u_weights;             // [lanes][4]: m b_ab +
   const F* grad;                  // + lane_grad: [group_channels]
   const F* grad_ahead;            // the same of a later pixel
   const std::int64_t* lane_grad;  // [lanes]
-  const char* offsets_ahead[3];   // planes of offsets and grad_offsets, of a later pixel; null: not fetched
+  F* grad_grad;                   // + lane_grad_grad: [group_channels] +
+  const std::int64_t* lane_grad_grad;
+  const char* offsets_ahead[3];  // planes of offsets and grad_offsets, of a later pixel; null: not fetched
   const char* grad_offsets_ahead[3];
   std::int64_t offset_size, grad_offset_size;  // of their elements
   std::int64_t planes, lanes;
   std::size_t channels;  // of a group
   int vectors;           // that hold the group's channels
   std::size_t tail;      // channels in the last of them, 0 if it is full
-  F* dots;               // [lanes][4]
+  F *dots, *dots_u;      // [lanes][4]; +dots_u
 };
 
 // Taps per step of the loops below; lanes are padded to it.
@@ -48,35 +52,52 @@ HWY_INLINE void FetchAhead(const Taps<F>& t, std::int64_t l) {
   }
 }
 
-template <int kChannels, bool kTail, class F>
+template <int kChannels, bool kTail, bool kSecond, class F>
 void TapsOfPixels(const Taps<F>& taps) {
   const hn::CappedTag<F, kChannels> d;
   using V = hn::Vec<decltype(d)>;
   constexpr int kLanes = hn::MaxLanes(d), kVectors = kChannels / kLanes;
   const Taps<F> t = taps;  // sums may not alias it
+  const auto corner = [&](int k, int v) { return (k / 2) * t.below + (k % 2) * kChannels + v * kLanes; };
   for (std::int64_t l = 0; l < t.lanes; l += kStep) {
     FetchAhead(t, l);
-    V sums_of_dots[kStep];
+    V sums_of_dots[kStep], sums_of_dots_u[kStep];
     for (int j = 0; j < kStep; ++j) {
       const F *x = t.x + t.cells[l + j], *grad = t.grad + t.lane_grad[l + j], *w = t.weights + 4 * (l + j);
       F* HWY_RESTRICT sums = t.sums + t.cells[l + j];
-      V dots[4];
+      V dots[4], dots_u[4];
       for (int v = 0; v < (kTail ? t.vectors : kVectors); ++v) {
-        const auto g = kTail && v + 1 == t.vectors && t.tail ? LoadN<kTail>(d, grad + v * kLanes, t.tail)
-                                                             : hn::LoadU(d, grad + v * kLanes);
+        const bool is_tail = kTail && v + 1 == t.vectors && t.tail;
+        const auto g = is_tail ? LoadN<kTail>(d, grad + v * kLanes, t.tail) : hn::LoadU(d, grad + v * kLanes);
+        auto out = hn::Zero(d);
         for (int k = 0; k < 4; ++k) {
-          const std::int64_t at = (k / 2) * t.below + (k % 2) * kChannels + v * kLanes;
-          const auto corner = hn::Load(d, x + at);
-          dots[k] = v ? hn::MulAdd(g, corner, dots[k]) : hn::Mul(g, corner);
-          hn::Store(hn::MulAdd(hn::Set(d, w[k]), g, hn::Load(d, sums + at)), d, sums + at);
+          const std::int64_t at = corner(k, v);
+          const auto x_k = hn::Load(d, x + at), w_k = hn::Set(d, w[k]);
+          dots[k] = v ? hn::MulAdd(g, x_k, dots[k]) : hn::Mul(g, x_k);
+          hn::Store(hn::MulAdd(w_k, g, hn::Load(d, sums + at)), d, sums + at);
+          if constexpr (kSecond) {
+            const auto u_k = hn::Load(d, t.u + t.cells[l + j] + at);
+            dots_u[k] = v ? hn::MulAdd(g, u_k, dots_u[k]) : hn::Mul(g, u_k);
+            out = hn::MulAdd(hn::Set(d, t.u_weights[4 * (l + j) + k]), u_k, hn::MulAdd(w_k, x_k, out));
+          }
+        }
+        if (kSecond && l + j < t.lanes) {
+          F* row = t.grad_grad + t.lane_grad_grad[l + j] + v * kLanes;
+          is_tail ? StoreN<kTail>(out, d, row, t.tail) : hn::StoreU(out, d, row);
         }
       }
-      if constexpr (sizeof(F) == 4)
+      if constexpr (sizeof(F) == 4) {
         sums_of_dots[j] = SumWithinBlocks(d, dots[0], dots[1], dots[2], dots[3]);
-      else
+        if constexpr (kSecond)
+          sums_of_dots_u[j] = SumWithinBlocks(d, dots_u[0], dots_u[1], dots_u[2], dots_u[3]);
+      } else {
         SumLanes4(d, dots[0], dots[1], dots[2], dots[3], t.dots + 4 * (l + j));
+        if constexpr (kSecond)
+          SumLanes4(d, dots_u[0], dots_u[1], dots_u[2], dots_u[3], t.dots_u + 4 * (l + j));
+      }
     }
     if constexpr (sizeof(F) == 4) SumBlocks4(d, sums_of_dots, t.dots + 4 * l);
+    if constexpr (sizeof(F) == 4 && kSecond) SumBlocks4(d, sums_of_dots_u, t.dots_u + 4 * l);
   }
 }
 
@@ -121,56 +142,86 @@ HWY_INLINE hn::Vec<D> RepeatWeights(D d, const F* w, int v) {
   }
 }
 
-template <int kChannels, bool kTail, class F>
+// [corners][kChannels] in v, added to one corner's, to `to`. kTail: the first n channels.
+template <int kChannels, bool kTail, class D, class F = hn::TFromD<D>>
+HWY_INLINE void FoldCorners(D d, hn::Vec<D> v, F* to, std::size_t n) {
+  if constexpr (hn::MaxLanes(D()) == kChannels) {
+    StoreN<kTail>(v, d, to, n);
+  } else {
+    const hn::Half<D> half;
+    FoldCorners<kChannels, kTail>(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)), to, n);
+  }
+}
+
+template <int kChannels, bool kTail, bool kSecond, class F>
 void TapsOfQuads(const Taps<F>& taps) {
   const Taps<F> t = taps;  // sums may not alias it
   const hn::CappedTag<F, 4 * kChannels> d;
   using V = hn::Vec<decltype(d)>;
   constexpr int kLanes = hn::MaxLanes(d), kVectors = 4 * kChannels / kLanes;
-  for (std::int64_t l = 0; l < t.lanes; l += kStep) {
-    FetchAhead(t, l);
-    V dots[kStep * kVectors];
-    for (int j = 0; j < kStep; ++j) {
-      const F *x = t.x + t.cells[l + j], *w = t.weights + 4 * (l + j);
-      F* HWY_RESTRICT sums = t.sums + t.cells[l + j];
-      const auto g = Repeat<kChannels, kTail>(d, t.grad + t.lane_grad[l + j], t.channels);
-      for (int v = 0; v < kVectors; ++v) {
-        const int at = v * kLanes;
-        dots[j * kVectors + v] = hn::Mul(g, hn::Load(d, x + at));
-        hn::Store(hn::MulAdd(RepeatWeights<kChannels>(d, w, v), g, hn::Load(d, sums + at)), d, sums + at);
-      }
-    }
-    // Neighbours are added until each sum is one lane, in order.
+  // Neighbours are added until each sum is one lane, in order.
+  const auto put = [&](V(&dots)[kStep * kVectors], F* to) HWY_ATTR {
     int vectors = kStep * kVectors;
     for (int channels = kChannels; channels > 1; channels /= 2, vectors /= 2)
       for (int v = 0; v < vectors / 2; ++v)
         dots[v] = hn::Add(hn::ConcatEven(d, dots[2 * v + 1], dots[2 * v]),
                           hn::ConcatOdd(d, dots[2 * v + 1], dots[2 * v]));
-    for (int v = 0; v < vectors; ++v) hn::StoreU(dots[v], d, t.dots + 4 * l + v * kLanes);
+    for (int v = 0; v < vectors; ++v) hn::StoreU(dots[v], d, to + v * kLanes);
+  };
+  for (std::int64_t l = 0; l < t.lanes; l += kStep) {
+    FetchAhead(t, l);
+    V dots[kStep * kVectors], dots_u[kStep * kVectors];
+    for (int j = 0; j < kStep; ++j) {
+      const F *x = t.x + t.cells[l + j], *w = t.weights + 4 * (l + j);
+      F* HWY_RESTRICT sums = t.sums + t.cells[l + j];
+      const auto g = Repeat<kChannels, kTail>(d, t.grad + t.lane_grad[l + j], t.channels);
+      auto out = hn::Zero(d);
+      for (int v = 0; v < kVectors; ++v) {
+        const int at = v * kLanes;
+        const auto x_v = hn::Load(d, x + at), w_v = RepeatWeights<kChannels>(d, w, v);
+        dots[j * kVectors + v] = hn::Mul(g, x_v);
+        hn::Store(hn::MulAdd(w_v, g, hn::Load(d, sums + at)), d, sums + at);
+        if constexpr (kSecond) {
+          const auto u_v = hn::Load(d, t.u + t.cells[l + j] + at);
+          dots_u[j * kVectors + v] = hn::Mul(g, u_v);
+          out = hn::MulAdd(RepeatWeights<kChannels>(d, t.u_weights + 4 * (l + j), v), u_v,
+                           hn::MulAdd(w_v, x_v, out));
+        }
+      }
+      if (kSecond && l + j < t.lanes)
+        FoldCorners<kChannels, kTail>(d, out, t.grad_grad + t.lane_grad_grad[l + j], t.channels);
+    }
+    put(dots, t.dots + 4 * l);
+    if constexpr (kSecond) put(dots_u, t.dots_u + 4 * l);
   }
 }
 
 template <class F>
 using TapsFunction = void (*)(const Taps<F>&);
 
-template <class F, int kChannels, bool kTail>
+template <class F, int kChannels, bool kTail, bool kSecond>
 constexpr TapsFunction<F> taps_function() {
   if constexpr (kChannels * sizeof(F) <= 16)
-    return TapsOfQuads<kChannels, kTail, F>;
+    return TapsOfQuads<kChannels, kTail, kSecond, F>;
   else
-    return TapsOfPixels<kChannels, kTail, F>;
+    return TapsOfPixels<kChannels, kTail, kSecond, F>;
 }
 
-template <class F>
+template <class F, bool kSecond>
 TapsFunction<F> ChooseTaps(const Layout& layout, std::int64_t channels) {
   const bool tail = layout.channels != channels;
+  const auto choose = [&](auto padded) {
+    constexpr int kChannels = decltype(padded)::value;
+    return tail ? taps_function<F, kChannels, (kChannels > 2), kSecond>()
+                : taps_function<F, kChannels, false, kSecond>();
+  };
   switch (layout.channels) {
-    case 1: return taps_function<F, 1, false>();
-    case 2: return taps_function<F, 2, false>();
-    case 4: return tail ? taps_function<F, 4, true>() : taps_function<F, 4, false>();
-    case 8: return tail ? taps_function<F, 8, true>() : taps_function<F, 8, false>();
-    case 16: return tail ? taps_function<F, 16, true>() : taps_function<F, 16, false>();
-    default: return tail ? taps_function<F, 32, true>() : taps_function<F, 32, false>();
+    case 1: return choose(std::integral_constant<int, 1>());
+    case 2: return choose(std::integral_constant<int, 2>());
+    case 4: return choose(std::integral_constant<int, 4>());
+    case 8: return choose(std::integral_constant<int, 8>());
+    case 16: return choose(std::integral_constant<int, 16>());
+    default: return choose(std::integral_constant<int, 32>());
   }
 }
 

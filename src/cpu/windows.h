@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tiles and windows of grad_windows, and its scratch. A tile is some output pixels of an image; for each
+// The tiles and windows of windowed.cpp. A tile is some output pixels of an image; for each
 // group it has a window: a compact copy of the part of x that its taps fall on, and as much room for grad_x.
 // Where a window lies is found from a sample of the tile's offsets, so that it follows a flow and widens with
 // its spread.

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradient by windows: for few channels a group, where sorting taps costs more than it saves. The output is
-// cut into tiles; for each tile and group the part of x that its taps fall on is copied into a compact window
-// in L1 and L2 (windows.h), and so is room for their sums. Pixel by pixel, all groups' taps then go in
-// natural order: four dots with the window of x, four scaled adds to the window of sums, and the pixel
-// strip's grad_offsets at once; at the end of a tile the sums are added to grad_x. Docs: docs/operators.md,
-// "Gradient".
+// Gradient and second derivative by windows: for few channels a group, where sorting taps costs more than it
+// saves. The output is cut into tiles; for each tile and group the part of x that its taps fall on is copied
+// into a compact window in L1 and L2 (windows.h), that of gg_x too, and so is room for their sums. Pixel by
+// pixel, all groups' taps then go in natural order: four dots with the window of x (and of gg_x, and a row of
+// grad_grad), four scaled adds to the window of sums, and the pixel strip's grad_offsets at once; at the end
+// of a tile the sums are added to grad_x. Docs: docs/operators.md, "Gradient" and "Second derivative".
 //
 // Taps outside their window are listed and added last. Where windows would hold more cells than there are
 // taps, the offsets are scattered: then a window is the whole map, a few groups at a time.
@@ -17,15 +17,15 @@
 #include <cstring>
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "cpu/grad_windows.cpp"
+#define HWY_TARGET_INCLUDE "cpu/windowed.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h
 
 #include "cpu/window_taps.h"
 #include "cpu/cpu.h"
-#include "cpu/grad_windows.h"
+#include "cpu/windowed.h"
 
-#ifndef TAPFIELD_CPU_GRAD_WINDOWS_ONCE_
-#define TAPFIELD_CPU_GRAD_WINDOWS_ONCE_
+#ifndef TAPFIELD_CPU_WINDOWED_ONCE_
+#define TAPFIELD_CPU_WINDOWED_ONCE_
 namespace tapfield::cpu {
 
 // Pixels from fetching to use: of grad and grad_offsets; of offsets, which a strip of pixels reads at once.
@@ -38,27 +38,37 @@ HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
 // One batch of images.
-template <class F>
-struct GradWindowsBatch {
+template <class F, bool kSecond>
+struct WindowedBatch {
   const Problem& p;
   const Workers& workers;
   const WindowsScratch<F>& scratch;
   std::int64_t n0, images;
-  const Tiling* used;
+  const Tiling* used;  // the tiling of its plan
   using Slot = typename WindowsScratch<F>::Slot;
 
   const Tiling& tiling() const { return *used; }
   std::int64_t band_rows(std::int64_t band) const {  // of output pixels
     return std::min(tiling().rows, p.ho - band * tiling().rows);
   }
-  Image<const F> x(std::int64_t i) const {
-    return scratch.x ? Image<const F>{scratch.x + i * p.h * p.w * p.c, p.w * p.c, p.c}
-                     : image_in_place<const F>(p.x, n0 + i);
+  // Channels of an image from c on, in scratch (if it is there) or in place.
+  Image<F> image(F* packed, const View& view, std::int64_t i, std::int64_t c) const {
+    Image<F> r =
+        packed ? Image<F>{packed + i * p.h * p.w * p.c, p.w * p.c, p.c} : image_in_place<F>(view, n0 + i);
+    r.data += c;
+    return r;
   }
-  Image<F> sums(std::int64_t i) const {
-    return scratch.sums ? Image<F>{scratch.sums + i * p.h * p.w * p.c, p.w * p.c, p.c}
-                        : image_in_place<F>(p.grad_x, n0 + i);
+  Image<const F> x(std::int64_t i, std::int64_t c) const {
+    const auto r = image(scratch.x, p.x, i, c);
+    return {r.data, r.h_stride, r.w_stride};
   }
+  Image<const F> u(std::int64_t i, std::int64_t c) const {
+    const auto r = image(scratch.u, p.gg_x, i, c);
+    return {r.data, r.h_stride, r.w_stride};
+  }
+  Image<F> sums(std::int64_t i, std::int64_t c) const { return image(scratch.sums, p.grad_x, i, c); }
+  // Of a located strip: what a tap adds to its corners' sums.
+  static const F* weights(const Strip<F>& s) { return kSecond ? s.second : s.weights; }
   // The taps outside their windows of a band and block, as numbers of taps of the image.
   std::uint32_t* outliers(std::int64_t i, std::int64_t band, std::int64_t block) const {
     return scratch.outliers + i * p.ho * p.wo * p.lanes() + band * tiling().rows * p.wo * p.lanes() +
@@ -66,48 +76,6 @@ struct GradWindowsBatch {
   }
   std::uint32_t& outlier_count(std::int64_t i, std::int64_t band, std::int64_t block) const {
     return scratch.outlier_counts[(i * tiling().bands + band) * tiling().blocks + block];
-  }
-
-  // ------ Windows, and what they touch
-
-  void Plan(std::int64_t i, std::int64_t band, Slot& slot) const {
-    const Tiling& t = tiling();
-    const std::int64_t at = i * t.bands + band;
-    std::int64_t begin = p.h, end = 0, cells = 0;
-    for (std::int64_t tile = 0; tile < t.tiles; ++tile) {
-      Window* windows = scratch.windows + (at * t.tiles + tile) * p.groups;
-      find_windows(p, t, slot.strip, n0 + i, band * t.rows, tile * t.columns, windows);
-      for (std::int64_t g = 0; g < p.groups; ++g) {
-        const Window& w = windows[g];
-        if (!w.rows) continue;
-        begin = std::min<std::int64_t>(begin, w.h), end = std::max<std::int64_t>(end, w.h + w.rows + 1);
-        cells += std::int64_t{w.rows} * w.columns;
-      }
-    }
-    scratch.begins[at] = begin, scratch.ends[at] = end, scratch.cells[at] = cells;
-  }
-
-  // Each band runs in the first round whose bands before it, of its image, end where it begins. Returns the
-  // number of rounds; fills in rounds and turns.
-  std::int64_t Rounds() const {
-    const std::int64_t bands = tiling().bands;
-    std::int64_t count = 0, turn = 0;
-    for (std::int64_t i = 0; i < images; ++i)
-      for (std::int64_t b = 0; b < bands; ++b) {
-        const std::int64_t at = i * bands + b;
-        std::int64_t round = 0;
-        for (bool free = false; !free; round += !free) {
-          free = true;
-          for (std::int64_t other = at - b; other < at; ++other)
-            free &= scratch.rounds[other] != round || scratch.ends[other] <= scratch.begins[at] ||
-                    scratch.ends[at] <= scratch.begins[other];
-        }
-        scratch.rounds[at] = round, count = std::max(count, round + 1);
-      }
-    for (std::int64_t round = 0; round < count; ++round)
-      for (std::int64_t at = 0; at < images * bands; ++at)
-        if (scratch.rounds[at] == round) scratch.turns[turn++] = at;
-    return count;
   }
 
   // ------ One band of one block of groups
@@ -118,13 +86,16 @@ struct GradWindowsBatch {
     Strip<F>& s = slot.strip;
     s.n = n0 + i, s.pitch = Strip<F>::padded(t.lanes(p));
     s.lane0 = t.block_begin(block) * p.taps(), s.lanes = t.block_end(block, p) * p.taps() - s.lane0;
-    const std::int64_t w_stride = scratch.direct_grad ? p.grad.w : scratch.width,
-                       h_stride = scratch.direct_grad ? p.grad.h : t.pixels * p.kw * scratch.width;
-    for (std::int64_t l = 0; l < s.pitch; ++l) {
-      const std::int64_t g = l / p.taps(), k = l % p.taps();
-      slot.lane_grad[l] =
-          l < s.lanes ? k / p.kw * h_stride + k % p.kw * w_stride + g * p.group_channels() : 0;
-    }
+    const auto places = [&](const View& view, bool direct, std::int64_t* lane) {
+      const std::int64_t w_stride = direct ? view.w : scratch.width,
+                         h_stride = direct ? view.h : t.pixels * p.kw * scratch.width;
+      for (std::int64_t l = 0; l < s.pitch; ++l) {
+        const std::int64_t g = l / p.taps(), k = l % p.taps();
+        lane[l] = l < s.lanes ? k / p.kw * h_stride + k % p.kw * w_stride + g * p.group_channels() : 0;
+      }
+    };
+    places(p.grad, scratch.direct_grad, slot.lane_grad);
+    if (kSecond) places(p.grad_grad, scratch.direct_grad_grad, slot.lane_grad_grad);
     for (std::int64_t tile = 0; tile < t.tiles; ++tile) RunTile(i, band, tile, block, slot);
   }
 
@@ -132,9 +103,8 @@ struct GradWindowsBatch {
     const Tiling& t = tiling();
     const std::int64_t g0 = t.block_begin(block), groups = t.block_end(block, p) - g0,
                        channels = p.group_channels();
-    const Windows<F> windows(p, scratch.layout,
-                             scratch.windows + ((i * t.bands + band) * t.tiles + tile) * p.groups + g0,
-                             groups, slot.x, slot.sums);
+    const Window* at = scratch.windows + ((i * t.bands + band) * t.tiles + tile) * p.groups + g0;
+    const Windows<F> windows(p, scratch.layout, at, groups, slot.x, slot.sums);
     std::int64_t l = 0;
     for (std::int64_t g = 0; g < groups; ++g) {
       const Window& w = windows.at[g];
@@ -146,9 +116,11 @@ struct GradWindowsBatch {
     const auto dump = static_cast<std::int32_t>(groups * windows.size);
     const std::int64_t dump_end = dump + windows.pitch + 2 * scratch.layout.cell();
     std::fill(slot.x + dump, slot.x + dump_end, F{0}), std::fill(slot.sums, slot.sums + dump_end, F{0});
-    Image<const F> from = x(i);
-    from.data += g0 * channels;
-    windows.build(from);
+    windows.build(x(i, g0 * channels));
+    if (kSecond && p.gg_x.data) {
+      std::fill(slot.u + dump, slot.u + dump_end, F{0});
+      Windows<F>(p, scratch.layout, at, groups, slot.u, nullptr).build(u(i, g0 * channels));
+    }
     Strip<F>& s = slot.strip;
     const std::int64_t rows = band_rows(band), columns = std::min(t.columns, p.wo - tile * t.columns);
     for (std::int64_t r = 0; r < rows; ++r)
@@ -158,11 +130,14 @@ struct GradWindowsBatch {
         const bool outliers = FindCells<F>(slot, windows.pitch, scratch.layout.cell(), dump);
         RunStrip(block, windows, slot, tile * t.columns, columns, (band * t.rows + rows) - 1);
         if (outliers) List(i, band, block, slot, dump);
-        finish(p, s, slot.dots, s.pitch);
+        if (kSecond && !scratch.direct_grad_grad)
+          for (std::int64_t kh = 0; kh < p.kh; ++kh)
+            store_taps(p.grad_grad, p.kw, s.n, s.ho, kh, s.wo0, s.count, g0 * channels,
+                       (g0 + groups) * channels, slot.grad_grad + kh * t.pixels * p.kw * scratch.width,
+                       scratch.width, slot.narrow_grad);
+        finish(p, s, slot.dots, slot.dots_u, s.pitch);
       }
-    Image<F> to = sums(i);
-    to.data += g0 * channels;
-    windows.add(to);
+    windows.add(sums(i, g0 * channels));
   }
 
   // The taps of a located strip. The tile has `columns` pixels a row, the first in column wo; its last row is
@@ -177,10 +152,11 @@ struct GradWindowsBatch {
         load_taps(p.grad, p.kw, s.n, s.ho, kh, s.wo0, s.count, c0,
                   c0 + s.lanes / p.taps() * p.group_channels(), slot.grad + kh * kh_stride, width,
                   slot.narrow_grad);
-    const TapsFunction<F> run = ChooseTaps<F>(scratch.layout, p.group_channels());
+    const TapsFunction<F> run = ChooseTaps<F, kSecond>(scratch.layout, p.group_channels());
     Taps<F> t{};
-    t.x = windows.x, t.sums = windows.sums, t.below = windows.pitch;
-    t.lane_grad = slot.lane_grad, t.planes = p.planes(), t.lanes = s.lanes;
+    t.x = windows.x, t.u = slot.u, t.sums = windows.sums, t.below = windows.pitch;
+    t.lane_grad = slot.lane_grad, t.lane_grad_grad = slot.lane_grad_grad, t.planes = p.planes(),
+    t.lanes = s.lanes;
     t.offset_size = p.offsets.adjacent() ? size_of(p.offsets.dtype) : 0;
     t.grad_offset_size = p.grad_offsets.adjacent() ? size_of(p.grad_offsets.dtype) : 0;
     // Vectors are no wider than the padded channels (TapsOfPixels; quads pad their channels themselves).
@@ -211,46 +187,69 @@ struct GradWindowsBatch {
       } else {
         t.grad = t.grad_ahead = slot.grad + i * p.kw * width;
       }
-      t.cells = slot.cells + i * s.pitch, t.weights = s.weights + 4 * i * s.pitch,
+      t.cells = slot.cells + i * s.pitch, t.weights = weights(s) + 4 * i * s.pitch,
       t.dots = slot.dots + 4 * i * s.pitch;
+      if constexpr (kSecond) {
+        t.grad_grad = scratch.direct_grad_grad
+                          ? reinterpret_cast<F*>(p.grad_grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
+                          : slot.grad_grad + i * p.kw * width;
+        t.u_weights = s.weights + 4 * i * s.pitch, t.dots_u = slot.dots_u + 4 * i * s.pitch;
+      }
       run(t);
     }
   }
 
   // ------ Taps outside their windows
 
-  // Their dots; and which they are.
+  // Which they are; their dots, and their rows of grad_grad.
   void List(std::int64_t i, std::int64_t band, std::int64_t block, Slot& slot, std::int32_t dump) const {
     const Strip<F>& s = slot.strip;
-    const std::int64_t channels = p.group_channels();
-    const Image<const F> from = x(i);
+    const std::int64_t channels = p.group_channels(), c0 = s.lane0 / p.taps() * channels;
+    const Image<const F> x_image = x(i, 0), u_image = kSecond && p.gg_x.data ? u(i, 0) : Image<const F>();
     std::uint32_t* list = outliers(i, band, block);
     std::uint32_t& count = outlier_count(i, band, block);
     for (std::int64_t j = 0; j < s.count; ++j)
       for (std::int64_t l = 0; l < s.lanes; ++l) {
-        const std::int64_t at = j * s.pitch + l, lane = s.lane0 + l;
+        const std::int64_t at = j * s.pitch + l, lane = s.lane0 + l, c = lane / p.taps() * channels;
         if (slot.cells[at] != dump || s.h0[at] == kDead) continue;
         list[count++] = static_cast<std::uint32_t>((s.ho * p.wo + s.wo0 + j) * p.lanes() + lane);
-        const CornerRows<const F> v(from, p.h, p.w, s.h0[at], s.w0[at], lane / p.taps() * channels,
-                                    scratch.zeros);
-        const F* pixel = scratch.direct_grad ? reinterpret_cast<const F*>(p.grad.tap(
-                                                   s.n, s.ho, 0, s.wo0 + j, 0, s.lane0 / p.taps() * channels))
-                                             : slot.grad + j * p.kw * scratch.width;
-        const F* grad = pixel + slot.lane_grad[l];
-        F dots[4] = {};
-        for (std::int64_t c = 0; c < channels; ++c) {
-          dots[0] += grad[c] * v.p00[c], dots[1] += grad[c] * v.p01[c];
-          dots[2] += grad[c] * v.p10[c], dots[3] += grad[c] * v.p11[c];
+        const F* grad =
+            slot.lane_grad[l] + (scratch.direct_grad
+                                     ? reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + j, 0, c0))
+                                     : slot.grad + j * p.kw * scratch.width);
+        const CornerRows<const F> v(x_image, p.h, p.w, s.h0[at], s.w0[at], c, scratch.zeros);
+        Dots(grad, v, slot.dots + 4 * at);
+        if constexpr (kSecond) {
+          const auto w = u_image.data
+                             ? CornerRows<const F>(u_image, p.h, p.w, s.h0[at], s.w0[at], c, scratch.zeros)
+                             : CornerRows<const F>(scratch.zeros);
+          Dots(grad, w, slot.dots_u + 4 * at);
+          F* out = slot.lane_grad_grad[l] +
+                   (scratch.direct_grad_grad
+                        ? reinterpret_cast<F*>(p.grad_grad.tap(s.n, s.ho, 0, s.wo0 + j, 0, c0))
+                        : slot.grad_grad + j * p.kw * scratch.width);
+          const F *a = s.second + 4 * at, *b = s.weights + 4 * at;
+          for (std::int64_t k = 0; k < channels; ++k)
+            out[k] = (a[0] * v.p00[k] + a[1] * v.p01[k] + a[2] * v.p10[k] + a[3] * v.p11[k]) +
+                     (b[0] * w.p00[k] + b[1] * w.p01[k] + b[2] * w.p10[k] + b[3] * w.p11[k]);
         }
-        std::copy_n(dots, 4, slot.dots + 4 * at);
       }
+  }
+
+  void Dots(const F* grad, const CornerRows<const F>& corners, F* to) const {
+    F dots[4] = {};
+    for (std::int64_t c = 0; c < p.group_channels(); ++c) {
+      dots[0] += grad[c] * corners.p00[c], dots[1] += grad[c] * corners.p01[c];
+      dots[2] += grad[c] * corners.p10[c], dots[3] += grad[c] * corners.p11[c];
+    }
+    std::copy_n(dots, 4, to);
   }
 
   // What they add to grad_x.
   void AddListed(std::int64_t i, std::int64_t block, Slot& slot) const {
     Strip<F>& s = slot.strip;
     const std::int64_t channels = p.group_channels();
-    const Image<F> to = sums(i);
+    const Image<F> to = sums(i, 0);
     for (std::int64_t band = 0; band < tiling().bands; ++band)
       for (std::uint32_t o = 0; o < outlier_count(i, band, block); ++o) {
         const std::int64_t tap = outliers(i, band, block)[o], pixel = tap / p.lanes(), lane = tap % p.lanes();
@@ -269,42 +268,22 @@ struct GradWindowsBatch {
         F* const rows[4] = {corners.p00, corners.p01, corners.p10, corners.p11};
         for (int corner = 0; corner < 4; ++corner)
           for (std::int64_t c = 0; rows[corner] && c < channels; ++c)
-            rows[corner][c] += s.weights[4 * k + corner] * grad[c];
+            rows[corner][c] += weights(s)[4 * k + corner] * grad[c];
       }
   }
 
-  // Chooses the tiling and fills in windows, rounds and turns.
-  std::int64_t PlanAll() {
-    used = &scratch.tiled;
-    const std::int64_t bands = images * used->bands;
-    workers.run(bands, [&](std::int64_t at, int index) {
-      Slot slot = scratch.slot(p, index);
-      Plan(at / used->bands, at % used->bands, slot);
-    });
-    std::int64_t cells = 0;
-    for (std::int64_t at = 0; at < bands; ++at) cells += scratch.cells[at];
-    if (cells <= images * p.ho * p.wo * p.lanes() || !scratch.whole.fits(sizeof(F))) return Rounds();
-    used = &scratch.whole;
-    for (std::int64_t i = 0; i < images; ++i) {
-      for (std::int64_t g = 0; g < p.groups; ++g)
-        scratch.windows[i * p.groups + g] = {-1, -1, static_cast<std::int32_t>(p.h + 1),
-                                             static_cast<std::int32_t>(p.w + 1)};
-      scratch.rounds[i] = 0, scratch.turns[i] = i;
-    }
-    return 1;
-  }
-
   void Run() {
-    const std::int64_t rounds = PlanAll();
+    std::int64_t rounds = 0;
+    used = &plan_windows(p, workers, scratch, n0, images, &rounds);
     const Tiling& t = tiling();
     const std::int64_t bands = images * t.bands;
 
     workers.run(images * p.h, [&](std::int64_t row, int index) {
       const std::int64_t i = row / p.h, h = row % p.h;
-      if (scratch.x)
-        load_row(p.x, n0 + i, h, 0, p.w, 0, p.c, scratch.x + row * p.w * p.c, p.c,
-                 scratch.narrowed + index * p.w * p.c);
-      const Image<F> to = sums(i);
+      std::uint16_t* narrowed = scratch.narrowed + index * p.w * p.c;
+      if (scratch.x) load_row(p.x, n0 + i, h, 0, p.w, 0, p.c, scratch.x + row * p.w * p.c, p.c, narrowed);
+      if (scratch.u) load_row(p.gg_x, n0 + i, h, 0, p.w, 0, p.c, scratch.u + row * p.w * p.c, p.c, narrowed);
+      const Image<F> to = sums(i, 0);
       for (std::int64_t w = 0; w < p.w; ++w) std::fill_n(to.at(h, w), p.c, F{0});
     });
     std::int64_t first = 0;
@@ -328,24 +307,32 @@ struct GradWindowsBatch {
   }
 };
 
-template <class F>
-void GradWindowsF(const Problem& p, const Workers& workers, void* workspace) {
+template <class F, bool kSecond>
+void WindowedF(const Problem& p, const Workers& workers, void* workspace) {
   const WindowsScratch<F> scratch(Carver(workspace), p, workers.slots(), nullptr);
   std::fill_n(scratch.zeros, p.group_channels(), F{0});
   for (int s = 0; s < workers.slots(); ++s) {
     const auto slot = scratch.slot(p, s);
     for (std::int32_t* table : {slot.h, slot.w, slot.rows, slot.columns, slot.base})
       std::fill_n(table, slot.strip.pitch, 0);
+    if (kSecond && !p.gg_x.data) std::fill_n(slot.u, slot.room, F{0});
   }
   for (std::int64_t n0 = 0; n0 < p.n; n0 += scratch.images)
-    GradWindowsBatch<F>{p, workers, scratch, n0, std::min(scratch.images, p.n - n0), nullptr}.Run();
+    WindowedBatch<F, kSecond>{p, workers, scratch, n0, std::min(scratch.images, p.n - n0), nullptr}.Run();
 }
 
-void GradWindows(const Problem& p, const Workers& workers, void* workspace) {
+void GradWindowed(const Problem& p, const Workers& workers, void* workspace) {
   if (p.x.dtype == DType::float64)
-    GradWindowsF<double>(p, workers, workspace);
+    WindowedF<double, false>(p, workers, workspace);
   else
-    GradWindowsF<float>(p, workers, workspace);
+    WindowedF<float, false>(p, workers, workspace);
+}
+
+void GradGradWindowed(const Problem& p, const Workers& workers, void* workspace) {
+  if (p.x.dtype == DType::float64)
+    WindowedF<double, true>(p, workers, workspace);
+  else
+    WindowedF<float, true>(p, workers, workspace);
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -354,9 +341,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tapfield::cpu {
 
-HWY_EXPORT(GradWindows);
+HWY_EXPORT(GradWindowed);
+HWY_EXPORT(GradGradWindowed);
 
-const char* grad_windows_why_not(const Problem& p) {
+const char* windowed_why_not(const Problem& p) {
   if (const char* why = too_wide(p)) return why;
   if (p.group_channels() > 32) return "a group has more than 32 channels";
   const double taps = static_cast<double>(p.ho) * static_cast<double>(p.wo) * static_cast<double>(p.lanes());
@@ -367,9 +355,9 @@ const char* grad_windows_why_not(const Problem& p) {
 
 // Below binned's 1 wherever it can run: with offsets of deviation 20, the windows' worst, binned
 // took 1.8, 1.4 and 3.5 times as long on cases c, e and g of bench/.
-double grad_windows_cost(const Problem&) { return 0.5; }
+double windowed_cost(const Problem&) { return 0.5; }
 
-std::size_t grad_windows_workspace(const Problem& p, int slots) {
+std::size_t windowed_workspace(const Problem& p, int slots) {
   std::size_t used = 0;
   if (p.x.dtype == DType::float64)
     WindowsScratch<double>(Carver(), p, slots, &used);
@@ -378,8 +366,12 @@ std::size_t grad_windows_workspace(const Problem& p, int slots) {
   return used;
 }
 
-void grad_windows(const Problem& p, const Workers& workers, void* workspace) {
-  HWY_DYNAMIC_DISPATCH(GradWindows)(p, workers, workspace);
+void grad_windowed(const Problem& p, const Workers& workers, void* workspace) {
+  HWY_DYNAMIC_DISPATCH(GradWindowed)(p, workers, workspace);
+}
+
+void grad_grad_windowed(const Problem& p, const Workers& workers, void* workspace) {
+  HWY_DYNAMIC_DISPATCH(GradGradWindowed)(p, workers, workspace);
 }
 
 }  // namespace tapfield::cpu

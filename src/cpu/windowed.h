@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scratch of grad_windows.
+// The scratch of windowed.cpp, and its plan: which windows, and which bands run side by side.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,8 @@ struct WindowsScratch {
   Tiling tiled, whole;  // whole is not used where it does not fit
   std::int64_t images;  // worked on together
   std::int64_t width;   // channels of a block, at most
-  bool direct_x, direct_grad, direct_sums;
+  bool second;          // Pass::grad_grad: what is marked + below
+  bool direct_x, direct_u, direct_grad, direct_grad_grad, direct_sums;
 
   Window* windows;                // [images][bands][tiles][groups]
   std::int64_t *begins, *ends;    // [images][bands]: rows of grad_x that a band's windows touch
@@ -26,24 +27,26 @@ struct WindowsScratch {
   std::int64_t* turns;            // [images * bands]: bands by round
   std::uint32_t* outliers;        // [images][taps]: a band's and block's from its own first tap on
   std::uint32_t* outlier_counts;  // [images][bands][blocks]
-  F* x;                           // [images][h][w][c]; null if direct
-  F* sums;                        // the same
+  F *x, *u, *sums;                // [images][h][w][c]; null if direct; +u
   std::uint16_t* narrowed;        // [slots][w * c]
   F* zeros;                       // [group_channels]
   Carver slots;                   // where the slots' own scratch begins
 
   struct Slot {
     Strip<F> strip;
-    F *x, *sums;          // windows of a block, and a dump cell
+    F *x, *u, *sums;      // windows of a block, and a dump cell; +u: zeros where there is no gg_x
+    std::int64_t room;    // elements of each
     std::int32_t* cells;  // [pixels][pitch]: where a tap lies in the windows
-    F* dots;              // [pixels][pitch][4]
-    F* grad;              // [kh][pixels * kw][width]; null if direct
+    F *dots, *dots_u;     // [pixels][pitch][4]; +dots_u
+    F *grad, *grad_grad;  // [kh][pixels * kw][width]; null if direct; +grad_grad
     std::uint16_t* narrow_grad;
-    std::int64_t* lane_grad;  // [pitch]: where a lane's grad lies, from the pixel's and block's first
+    // [pitch]: where a lane's grad lies, from the pixel's and block's first; +lane_grad_grad
+    std::int64_t *lane_grad, *lane_grad_grad;
     std::int32_t *h, *w, *rows, *columns, *base;  // [pitch]: a lane's window
     Slot(Carver& carver, const Problem& p, const WindowsScratch& s)
         : strip(carver, p, std::max(s.tiled.lanes(p), s.whole.lanes(p))) {
-      std::int64_t taps = 0, pixels = 0, room = 0;
+      std::int64_t taps = 0, pixels = 0;
+      room = 0;
       for (const Tiling* t : {&s.tiled, &s.whole}) {
         taps = std::max(taps, t->pixels * Strip<F>::padded(t->lanes(p))),
         pixels = std::max(pixels, t->pixels);
@@ -51,11 +54,16 @@ struct WindowsScratch {
           room = std::max(room, t->block_groups * t->room +
                                     2 * (s.layout.pitch(t->max_columns, sizeof(F)) + s.layout.cell()));
       }
-      x = carver.take<F>(room), sums = carver.take<F>(room);
+      x = carver.take<F>(room), u = carver.take<F>(s.second ? room : 0), sums = carver.take<F>(room);
       cells = carver.take<std::int32_t>(taps), dots = carver.take<F>(4 * taps + 64);
-      const std::int64_t rows_of_grad = s.direct_grad ? 0 : p.taps() * pixels * s.width;
-      grad = carver.take<F>(rows_of_grad), narrow_grad = carver.take<std::uint16_t>(rows_of_grad);
-      lane_grad = carver.take<std::int64_t>(strip.pitch);
+      dots_u = carver.take<F>(s.second ? 4 * taps + 64 : 0);
+      const std::int64_t rows_of_grad = p.taps() * pixels * s.width;
+      const bool direct = s.direct_grad && s.direct_grad_grad;
+      grad = carver.take<F>(s.direct_grad ? 0 : rows_of_grad);
+      grad_grad = carver.take<F>(s.direct_grad_grad ? 0 : rows_of_grad);
+      narrow_grad = carver.take<std::uint16_t>(direct ? 0 : rows_of_grad);
+      lane_grad = carver.take<std::int64_t>(strip.pitch),
+      lane_grad_grad = carver.take<std::int64_t>(strip.pitch);
       for (std::int32_t** table : {&h, &w, &rows, &columns, &base})
         *table = carver.take<std::int32_t>(strip.pitch);
     }
@@ -72,7 +80,10 @@ struct WindowsScratch {
         whole(p, sizeof(F), true),
         width(std::max(tiled.block_groups, whole.block_groups) * p.group_channels()),
         slots(carver) {
+    second = p.pass == Pass::grad_grad;
     direct_x = plain<F>(p.x), direct_grad = plain<F>(p.grad), direct_sums = plain<F>(p.grad_x);
+    direct_u = !second || !p.gg_x.data || plain<F>(p.gg_x);
+    direct_grad_grad = !second || plain<F>(p.grad_grad);
     images = 1;
     Carver one;
     carve(one, p, 1);
@@ -93,10 +104,18 @@ struct WindowsScratch {
     outliers = carver.take<std::uint32_t>(images * p.ho * p.wo * p.lanes());
     outlier_counts = carver.take<std::uint32_t>(std::max(bands * tiled.blocks, images * whole.blocks));
     x = direct_x ? nullptr : carver.take<F>(images * x_image);
+    u = direct_u ? nullptr : carver.take<F>(images * x_image);
     sums = direct_sums ? nullptr : carver.take<F>(images * x_image);
-    narrowed = direct_sums && direct_x ? nullptr : carver.take<std::uint16_t>(slot_count * p.w * p.c);
+    narrowed =
+        direct_sums && direct_x && direct_u ? nullptr : carver.take<std::uint16_t>(slot_count * p.w * p.c);
     zeros = carver.take<F>(p.group_channels());
   }
 };
+
+// Finds the windows of images [n0, n0 + images): fills in windows, rounds and turns for the tiling it
+// returns, and `count` with the number of rounds. Bands of one round share no row of grad_x.
+template <class F>
+const Tiling& plan_windows(const Problem& p, const Workers& workers, const WindowsScratch<F>& scratch,
+                           std::int64_t n0, std::int64_t images, std::int64_t* count);
 
 }  // namespace tapfield::cpu
