@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a package of AOTInductor that uses tapfield's operators, without Python:
 //   torch_run libtapfield_torch.so net.pt2 x.bin N C H W >y.bin
-// x.bin and y.bin hold float32. Link with libtorch, after -Wl,--no-as-needed: the package asks for libtorch.so,
-// which must be loaded by then. The operators register themselves when their library is loaded.
+// x.bin and y.bin hold float32. Link with libtorch, after -Wl,--no-as-needed: the package asks for
+// libtorch.so, which must be loaded by then. The operators register themselves when their library is loaded.
 #include <ATen/ops/empty.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>

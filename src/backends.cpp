@@ -57,9 +57,9 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
   const char* backend = nullptr;  // the last one in names; a backend's rows of one pass stand together
   for (const Row& row : kRows) {
     if (row.pass != p.pass) continue;
-    if (!backend || std::strcmp(backend, row.backend))
+    if (!backend || std::strcmp(backend, row.backend) != 0)
       names += (names.empty() ? "" : ", ") + std::string(backend = row.backend);
-    if (forced && std::strcmp(forced, row.name) && std::strcmp(forced, row.backend)) continue;
+    if (forced && std::strcmp(forced, row.name) != 0 && std::strcmp(forced, row.backend) != 0) continue;
     named = true;
     const char* why_not = row.device == device ? row.why_not(p) : "the tensors are on another device";
     if (why_not)

@@ -11,7 +11,9 @@ HERE = importlib.util.find_spec("torch") is not None and BUILT
 if HERE:
     import torch
 
-    torch.set_num_threads(1)  # a test that wants more says so: OpenMP's threads spin, and a test process has one core
+    torch.set_num_threads(
+        1
+    )  # a test that wants more says so: OpenMP's threads spin, and a test process has one core
 
 collect_ignore_glob = [] if HERE else ["test_*.py"]
 
