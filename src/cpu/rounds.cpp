@@ -61,7 +61,14 @@ const Tiling& plan_windows(const Problem& p, const Workers& workers, const Windo
   for (std::int64_t at = 0; at < bands; ++at) cells += scratch.cells[at];
   if (cells <= images * p.ho * p.wo * p.lanes() || !scratch.whole.fits(sizeof(F))) {
     *count = find_rounds(scratch, images);
-    return scratch.tiled;
+    // Less than two items a round whatever the threads: the same bits for any number of them.
+    std::int64_t rows = 0;
+    for (std::int64_t at = 0; at < bands; ++at) rows = std::max(rows, scratch.ends[at] - scratch.begins[at]);
+    if (*count > 1 && bands * scratch.tiled.blocks < 2 * *count && rows <= scratch.apart_rows) {
+      *count = 0;
+      return scratch.tiled;
+    }
+    return bands * scratch.tiled.blocks < 2 * workers.slots() * *count ? scratch.split : scratch.tiled;
   }
   for (std::int64_t i = 0; i < images; ++i) {
     for (std::int64_t g = 0; g < p.groups; ++g)

@@ -58,7 +58,6 @@ void TapsOfPixels(const Taps<F>& taps) {
   using V = hn::Vec<decltype(d)>;
   constexpr int kLanes = hn::MaxLanes(d), kVectors = kChannels / kLanes;
   const Taps<F> t = taps;  // sums may not alias it
-  const auto corner = [&](int k, int v) { return (k / 2) * t.below + (k % 2) * kChannels + v * kLanes; };
   for (std::int64_t l = 0; l < t.lanes; l += kStep) {
     FetchAhead(t, l);
     V sums_of_dots[kStep], sums_of_dots_u[kStep];
@@ -71,7 +70,7 @@ void TapsOfPixels(const Taps<F>& taps) {
         const auto g = is_tail ? LoadN<kTail>(d, grad + v * kLanes, t.tail) : hn::LoadU(d, grad + v * kLanes);
         auto out = hn::Zero(d);
         for (int k = 0; k < 4; ++k) {
-          const std::int64_t at = corner(k, v);
+          const std::int64_t at = (k / 2) * t.below + (k % 2) * kChannels + v * kLanes;
           const auto x_k = hn::Load(d, x + at), w_k = hn::Set(d, w[k]);
           dots[k] = v ? hn::MulAdd(g, x_k, dots[k]) : hn::Mul(g, x_k);
           hn::Store(hn::MulAdd(w_k, g, hn::Load(d, sums + at)), d, sums + at);
@@ -153,21 +152,23 @@ HWY_INLINE void FoldCorners(D d, hn::Vec<D> v, F* to, std::size_t n) {
   }
 }
 
+// Neighbours are added until each sum is one lane, in order.
+template <int kChannels, class D, int kCount, class F = hn::TFromD<D>>
+HWY_INLINE void PutDots(D d, hn::Vec<D> (&dots)[kCount], F* to) {
+  int vectors = kCount;
+  for (int channels = kChannels; channels > 1; channels /= 2, vectors /= 2)
+    for (int v = 0; v < vectors / 2; ++v)
+      dots[v] = hn::Add(hn::ConcatEven(d, dots[2 * v + 1], dots[2 * v]),
+                        hn::ConcatOdd(d, dots[2 * v + 1], dots[2 * v]));
+  for (int v = 0; v < vectors; ++v) hn::StoreU(dots[v], d, to + v * static_cast<int>(hn::Lanes(d)));
+}
+
 template <int kChannels, bool kTail, bool kSecond, class F>
 void TapsOfQuads(const Taps<F>& taps) {
   const Taps<F> t = taps;  // sums may not alias it
   const hn::CappedTag<F, 4 * kChannels> d;
   using V = hn::Vec<decltype(d)>;
   constexpr int kLanes = hn::MaxLanes(d), kVectors = 4 * kChannels / kLanes;
-  // Neighbours are added until each sum is one lane, in order.
-  const auto put = [&](V(&dots)[kStep * kVectors], F* to) HWY_ATTR {
-    int vectors = kStep * kVectors;
-    for (int channels = kChannels; channels > 1; channels /= 2, vectors /= 2)
-      for (int v = 0; v < vectors / 2; ++v)
-        dots[v] = hn::Add(hn::ConcatEven(d, dots[2 * v + 1], dots[2 * v]),
-                          hn::ConcatOdd(d, dots[2 * v + 1], dots[2 * v]));
-    for (int v = 0; v < vectors; ++v) hn::StoreU(dots[v], d, to + v * kLanes);
-  };
   for (std::int64_t l = 0; l < t.lanes; l += kStep) {
     FetchAhead(t, l);
     V dots[kStep * kVectors], dots_u[kStep * kVectors];
@@ -191,8 +192,8 @@ void TapsOfQuads(const Taps<F>& taps) {
       if (kSecond && l + j < t.lanes)
         FoldCorners<kChannels, kTail>(d, out, t.grad_grad + t.lane_grad_grad[l + j], t.channels);
     }
-    put(dots, t.dots + 4 * l);
-    if constexpr (kSecond) put(dots_u, t.dots_u + 4 * l);
+    PutDots<kChannels>(d, dots, t.dots + 4 * l);
+    if constexpr (kSecond) PutDots<kChannels>(d, dots_u, t.dots_u + 4 * l);
   }
 }
 

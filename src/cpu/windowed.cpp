@@ -80,7 +80,8 @@ struct WindowedBatch {
 
   // ------ One band of one block of groups
 
-  void RunBand(std::int64_t i, std::int64_t band, std::int64_t block, Slot& slot) const {
+  // to: what the windows' sums are added to.
+  void RunBand(std::int64_t i, std::int64_t band, std::int64_t block, Slot& slot, const Image<F>& to) const {
     const Tiling& t = tiling();
     outlier_count(i, band, block) = 0;
     Strip<F>& s = slot.strip;
@@ -96,10 +97,11 @@ struct WindowedBatch {
     };
     places(p.grad, scratch.direct_grad, slot.lane_grad);
     if (kSecond) places(p.grad_grad, scratch.direct_grad_grad, slot.lane_grad_grad);
-    for (std::int64_t tile = 0; tile < t.tiles; ++tile) RunTile(i, band, tile, block, slot);
+    for (std::int64_t tile = 0; tile < t.tiles; ++tile) RunTile(i, band, tile, block, slot, to);
   }
 
-  void RunTile(std::int64_t i, std::int64_t band, std::int64_t tile, std::int64_t block, Slot& slot) const {
+  void RunTile(std::int64_t i, std::int64_t band, std::int64_t tile, std::int64_t block, Slot& slot,
+               const Image<F>& to) const {
     const Tiling& t = tiling();
     const std::int64_t g0 = t.block_begin(block), groups = t.block_end(block, p) - g0,
                        channels = p.group_channels();
@@ -137,7 +139,7 @@ struct WindowedBatch {
                        scratch.width, slot.narrow_grad);
         finish(p, s, slot.dots, slot.dots_u, s.pitch);
       }
-    windows.add(sums(i, g0 * channels));
+    windows.add({to.data + g0 * channels, to.h_stride, to.w_stride});
   }
 
   // The taps of a located strip. The tile has `columns` pixels a row, the first in column wo; its last row is
@@ -196,6 +198,38 @@ struct WindowedBatch {
         t.u_weights = s.weights + 4 * i * s.pitch, t.dots_u = slot.dots_u + 4 * i * s.pitch;
       }
       run(t);
+    }
+  }
+
+  // All bands, each with sums of its own for the few rows that its windows touch: as many at once as there
+  // are slots, then added to grad_x, band after band.
+  void RunApart() const {
+    const Tiling& t = tiling();
+    const std::int64_t bands = images * t.bands, row = p.w * p.c;
+    for (std::int64_t first = 0; first < bands; first += workers.slots()) {
+      const std::int64_t last = std::min<std::int64_t>(first + workers.slots(), bands);
+      const auto rows_of = [&](std::int64_t at) {
+        F* to = scratch.apart + (at - first) * scratch.apart_rows * row;
+        return Image<F>{to - scratch.begins[at] * row, row, p.c};
+      };
+      workers.run((last - first) * t.blocks, [&](std::int64_t item, int index) HWY_ATTR {
+        Slot slot = scratch.slot(p, index);
+        const std::int64_t at = first + item / t.blocks, block = item % t.blocks;
+        const std::int64_t c0 = t.block_begin(block) * p.group_channels(),
+                           c1 = t.block_end(block, p) * p.group_channels();
+        const Image<F> to = rows_of(at);
+        for (std::int64_t h = scratch.begins[at]; h < scratch.ends[at]; ++h)
+          for (std::int64_t w = 0; w < p.w; ++w) std::fill_n(to.at(h, w) + c0, c1 - c0, F{0});
+        RunBand(at / t.bands, at % t.bands, block, slot, to);
+      });
+      workers.run(p.h, [&](std::int64_t h, int) {
+        for (std::int64_t at = first; at < last; ++at) {
+          if (h < scratch.begins[at] || h >= scratch.ends[at]) continue;
+          const Image<F> from = rows_of(at), to = sums(at / t.bands, 0);
+          for (std::int64_t w = 0; w < p.w; ++w)
+            for (std::int64_t c = 0; c < p.c; ++c) to.at(h, w)[c] += from.at(h, w)[c];
+        }
+      });
     }
   }
 
@@ -292,11 +326,12 @@ struct WindowedBatch {
       while (last < bands && scratch.rounds[scratch.turns[last]] == round) ++last;
       workers.run((last - first) * t.blocks, [&](std::int64_t item, int index) HWY_ATTR {
         Slot slot = scratch.slot(p, index);
-        const std::int64_t at = scratch.turns[first + item / t.blocks];
-        RunBand(at / t.bands, at % t.bands, item % t.blocks, slot);
+        const std::int64_t at = scratch.turns[first + item / t.blocks], i = at / t.bands;
+        RunBand(i, at % t.bands, item % t.blocks, slot, sums(i, 0));
       });
       first = last;
     }
+    if (!rounds) RunApart();
     workers.run(images * t.blocks, [&](std::int64_t item, int index) {
       Slot slot = scratch.slot(p, index);
       AddListed(item / t.blocks, item % t.blocks, slot);

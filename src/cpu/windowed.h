@@ -13,8 +13,12 @@ struct WindowsScratch {
   // Small images are worked on together: as many as this much scratch allows.
   static constexpr std::size_t kBatchBytes = 1 << 20;
 
+  // Of bands' own sums, of each slot.
+  static constexpr std::int64_t kApartBytes = 2 << 20;
+
   Layout layout;
   Tiling tiled, whole;  // whole is not used where it does not fit
+  Tiling split;         // tiled, where too few bands can run side by side for all threads
   std::int64_t images;  // worked on together
   std::int64_t width;   // channels of a block, at most
   bool second;          // Pass::grad_grad: what is marked + below
@@ -30,6 +34,8 @@ struct WindowsScratch {
   F *x, *u, *sums;                // [images][h][w][c]; null if direct; +u
   std::uint16_t* narrowed;        // [slots][w * c]
   F* zeros;                       // [group_channels]
+  F* apart;                       // [slots][apart_rows][w][c]: bands' own sums
+  std::int64_t apart_rows;        // as many as kApartBytes hold
   Carver slots;                   // where the slots' own scratch begins
 
   struct Slot {
@@ -78,6 +84,7 @@ struct WindowsScratch {
       : layout(p.group_channels(), sizeof(F)),
         tiled(p, sizeof(F), false),
         whole(p, sizeof(F), true),
+        split(tiled.split(p, slot_count)),
         width(std::max(tiled.block_groups, whole.block_groups) * p.group_channels()),
         slots(carver) {
     second = p.pass == Pass::grad_grad;
@@ -102,18 +109,21 @@ struct WindowsScratch {
     for (std::int64_t** table : {&begins, &ends, &cells, &rounds, &turns})
       *table = carver.take<std::int64_t>(bands);
     outliers = carver.take<std::uint32_t>(images * p.ho * p.wo * p.lanes());
-    outlier_counts = carver.take<std::uint32_t>(std::max(bands * tiled.blocks, images * whole.blocks));
+    outlier_counts = carver.take<std::uint32_t>(std::max(bands * split.blocks, images * whole.blocks));
     x = direct_x ? nullptr : carver.take<F>(images * x_image);
     u = direct_u ? nullptr : carver.take<F>(images * x_image);
     sums = direct_sums ? nullptr : carver.take<F>(images * x_image);
     narrowed =
         direct_sums && direct_x && direct_u ? nullptr : carver.take<std::uint16_t>(slot_count * p.w * p.c);
     zeros = carver.take<F>(p.group_channels());
+    apart_rows = std::min(kApartBytes / (p.w * p.c * static_cast<std::int64_t>(sizeof(F))), p.h);
+    apart = carver.take<F>(slot_count * apart_rows * p.w * p.c);
   }
 };
 
 // Finds the windows of images [n0, n0 + images): fills in windows, rounds and turns for the tiling it
 // returns, and `count` with the number of rounds. Bands of one round share no row of grad_x.
+// No rounds: nearly all bands share the few rows that they touch, and each is to have sums of its own.
 template <class F>
 const Tiling& plan_windows(const Problem& p, const Workers& workers, const WindowsScratch<F>& scratch,
                            std::int64_t n0, std::int64_t images, std::int64_t* count);

@@ -310,7 +310,7 @@ void place(std::int64_t low, std::int64_t high, std::int64_t size, std::int64_t 
   count = static_cast<std::int32_t>(std::max<std::int64_t>(high - low + 1, 0));
 }
 
-// The range of some taps' cells beside where zero offsets would put them, in cells along one axis.
+// A range of cells along one axis.
 struct Range {
   std::int64_t low = 0, high = 0;
   bool empty = true;
@@ -324,6 +324,23 @@ struct Range {
   std::int64_t margin() const { return (high - low + 3) / 4; }
 };
 
+// Where some taps' cells lie along one axis: beside where zero offsets would put them, as where they follow a
+// flow; and on the map, as where they all seek one place.
+struct Spread {
+  Range beside, on;
+
+  void add(std::int64_t cell, std::int64_t base) { beside.add(cell - base), on.add(cell); }
+  // Cells that hold all taps of a tile whose bases are [first, last]: the fewer of the two.
+  void window(std::int64_t first, std::int64_t last, std::int64_t size, std::int64_t most,
+              std::int32_t& begin, std::int32_t& count) const {
+    place(first + beside.low - beside.margin(), last + beside.high + beside.margin(), size, most, begin,
+          count);
+    std::int32_t other_begin = 0, other_count = 0;
+    place(on.low - on.margin(), on.high + on.margin(), size, most, other_begin, other_count);
+    if (other_count < count) begin = other_begin, count = other_count;
+  }
+};
+
 }  // namespace
 
 template <class F>
@@ -335,7 +352,7 @@ void find_windows(const Problem& p, const Tiling& t, Strip<F>& s, std::int64_t n
                      step_w = std::max<std::int64_t>((columns + 2) / 4, 1);
   for (std::int64_t b = 0; b < t.blocks; ++b) {
     const std::int64_t g0 = t.block_begin(b), g1 = t.block_end(b, p);
-    Range along_h[Tiling::kGroups], along_w[Tiling::kGroups];
+    Spread along_h[Tiling::kGroups], along_w[Tiling::kGroups];
     s.n = n, s.count = 1, s.lane0 = g0 * p.taps(), s.lanes = (g1 - g0) * p.taps();
     for (std::int64_t i = step_h / 2; i < rows; i += step_h)
       for (std::int64_t j = step_w / 2; j < columns; j += step_w) {
@@ -346,17 +363,16 @@ void find_windows(const Problem& p, const Tiling& t, Strip<F>& s, std::int64_t n
           for (std::int64_t kh = 0; kh < p.kh; ++kh)
             for (std::int64_t kw = 0; kw < p.kw; ++kw, ++l)
               if (s.h0[l] != kDead) {
-                along_h[g].add(s.h0[l] - p.base_h(s.ho, kh));
-                along_w[g].add(s.w0[l] - p.base_w(s.wo0, kw));
+                along_h[g].add(s.h0[l], p.base_h(s.ho, kh));
+                along_w[g].add(s.w0[l], p.base_w(s.wo0, kw));
               }
       }
     for (std::int64_t g = 0; g < g1 - g0; ++g) {
-      const Range &h = along_h[g], &w = along_w[g];
       Window& window = windows[g0 + g];
-      place(p.base_h(ho, 0) + h.low - h.margin(), p.base_h(ho + rows - 1, p.kh - 1) + h.high + h.margin(),
-            p.h, t.max_rows, window.h, window.rows);
-      place(p.base_w(wo, 0) + w.low - w.margin(), p.base_w(wo + columns - 1, p.kw - 1) + w.high + w.margin(),
-            p.w, t.max_columns, window.w, window.columns);
+      along_h[g].window(p.base_h(ho, 0), p.base_h(ho + rows - 1, p.kh - 1), p.h, t.max_rows, window.h,
+                        window.rows);
+      along_w[g].window(p.base_w(wo, 0), p.base_w(wo + columns - 1, p.kw - 1), p.w, t.max_columns, window.w,
+                        window.columns);
       if (!window.rows || !window.columns) window = {};
     }
   }

@@ -60,6 +60,14 @@ struct Tiling {
   bool fits(std::size_t size) const {
     return room * block_groups * static_cast<std::int64_t>(2 * size) <= kBytes;
   }
+  // The same tiles with fewer groups worked on together, so that each tile is at least `items` of work.
+  Tiling split(const Problem& p, std::int64_t items) const {
+    Tiling t = *this;
+    t.block_groups = std::max<std::int64_t>(p.groups / items, 1),
+    t.block_groups = std::min(t.block_groups, block_groups);
+    t.blocks = (p.groups + t.block_groups - 1) / t.block_groups;
+    return t;
+  }
   std::int64_t lanes(const Problem& p) const { return block_groups * p.taps(); }
   std::int64_t block_begin(std::int64_t b) const { return b * block_groups; }
   std::int64_t block_end(std::int64_t b, const Problem& p) const {
