@@ -25,8 +25,8 @@ CASES = {
     for row in json.loads((Path(__file__).parents[1] / "tests/cases.json").read_text())["cases"]
     if row.get("bench")
 }
-EXTRA = {"tiny": dict(x=[1, 8, 8, 16], ksize=[3, 3], strides=[1, 1], pads=[1] * 4, dilations=[1, 1], groups=1),
-         "small": dict(x=[2, 16, 16, 64], ksize=[3, 3], strides=[1, 1], pads=[1] * 4, dilations=[1, 1], groups=1)}  # fmt: skip
+EXTRA = {name: dict(x=x, ksize=[3, 3], strides=[1, 1], pads=[1] * 4, dilations=[1, 1], groups=1)
+         for name, x in dict(pixel=[1, 1, 1, 4], tiny=[1, 8, 8, 16], eight=[1, 8, 8, 64], small=[2, 16, 16, 64]).items()}  # fmt: skip
 
 
 def seconds(call):
@@ -162,7 +162,7 @@ def overhead():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--case", nargs="*", default=[*"abcdef", "tiny", "small"])
+    parser.add_argument("--case", nargs="*", default=[*"abcdef", *EXTRA])
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     args = parser.parse_args()
     cpu = next(

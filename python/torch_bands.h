@@ -84,7 +84,7 @@ struct Bands {
              : l.type == ScalarType::Float ? 4
                                            : 2),
         execution(torch_door::execution(l.p.y_elements())) {
-    const int64_t line = l.p.wo * row * size;
+    const int64_t line = l.p.wo * std::max(row, l.co) * size;  // of columns, or of the product where wider
     images = std::clamp<int64_t>(kTogether / (l.p.ho * line), 1, std::max<int64_t>(l.p.n, 1));
     rows = std::clamp<int64_t>(bytes / line, 1, l.p.ho);
   }
@@ -106,6 +106,9 @@ struct Bands {
     return alias(at(t, b), {b.n, t.size(1), b.ho, t.size(3)}, {s[0], s[1], s[2], s[3]}, t.scalar_type());
   }
 
+  // Will matrix_of do for every band?
+  bool is_matrix(const TorchTensor& t) const { return bool(matrix_of(t, {0, images, 0, rows})); }
+
   // As a matrix [pixels, Co], where one pair of strides will do.
   std::optional<TorchTensor> matrix_of(const TorchTensor& t, const Band& b) const {
     const auto s = t.strides();
@@ -123,20 +126,28 @@ struct Bands {
   }
 };
 
-// Room for a band of pixels by Co, for tensors that matrix_of cannot look at in place.
+// Room for a band of pixels by Co, for tensors that a product cannot take or make in place.
 struct Pixels {
   const Bands& bands;
   Buffer room;
 
-  Pixels(const Bands& of, const TorchTensor& like)
-      : bands(of),
-        room(of.matrix_of(like, {0, of.images, 0, of.rows}) ? 0 : of.most_pixels() * of.l.co, of.size) {}
+  Pixels(const Bands& of, int64_t most) : bands(of), room(most * of.l.co, of.size) {}
   TorchTensor matrix_of(const Band& b) const {
     return matrix(room.data(), bands.pixels(b), bands.l.co, bands.l.co, 1, bands.l.type);
   }
   TorchTensor image(const Band& b) const {  // the same memory
     const int64_t co = bands.l.co, line = bands.l.p.wo * co;
     return alias(room.data(), {b.n, co, b.ho, bands.l.p.wo}, {b.ho * line, 1, line, co}, bands.l.type);
+  }
+
+  // Into t [N, Co, Ho, Wo].
+  void store(const TorchTensor& t, const Band& b) const {
+    const View v = view_of(t);
+    const int64_t co = bands.l.co, wo = bands.l.p.wo;
+    Workers(bands.execution, bands.pixels(b) * co).run(b.n * b.ho, [&](int64_t i, int) {
+      cpu::unpack_row(v, b.n0 + i / b.ho, b.ho0 + i % b.ho, 0, wo, 0, co,
+                      room.data() + i * wo * co * bands.size, co);
+    });
   }
 };
 

@@ -27,9 +27,10 @@ inline void require_rank(const char* name, const TorchTensor& t, int64_t rank, c
 inline void require_shape(const char* name, const TorchTensor& t, const std::array<int64_t, 4>& want,
                           const char* meaning) {
   const auto have = t.sizes();
-  require(have.size() == 4 && std::equal(want.begin(), want.end(), have.begin()),
-          std::string(name) + " must have shape " + text(want.data(), 4) + " (" + meaning + ") but has " +
-              shape_text(t));
+  const auto wrong = std::mismatch(want.begin(), want.end(), have.begin(), have.end()).first - want.begin();
+  require(have.size() == 4 && wrong == 4, std::string(name) + " must have shape " + text(want.data(), 4) +
+                                              " (" + meaning + ") but has " + shape_text(t) + ": " + name +
+                                              ".shape[" + std::to_string(wrong) + "] is not valid");
 }
 
 // input's dtype, or float32 beside a 16-bit input where that `may` be.
@@ -56,9 +57,6 @@ inline Layer layer_of(const TorchTensor& input, const TorchTensor& offset, const
   require_rank("offset", offset, 4, "[N, 2*offset_groups*Kh*Kw, Ho, Wo]");
   require_rank("weight", weight, 4, "[Co, C/groups, Kh, Kw]");
   if (mask) require_rank("mask", *mask, 4, "[N, offset_groups*Kh*Kw, Ho, Wo]");
-  require_dtype("offset", offset, input, true), require_dtype("weight", weight, input, false);
-  if (mask) require_dtype("mask", *mask, input, true);
-  if (bias) require_dtype("bias", *bias, input, false);
   require_list("stride", stride, 1), require_list("padding", padding, 0),
       require_list("dilation", dilation, 1);
   require(border == "open" || border == "closed",
@@ -83,7 +81,7 @@ inline Layer layer_of(const TorchTensor& input, const TorchTensor& offset, const
                                     " output channels but has shape " + shape_text(weight));
   require(offset.size(1) > 0 && offset.size(1) % (2 * p.taps()) == 0,
           "offset must have 2*offset_groups*Kh*Kw channels, a multiple of " + std::to_string(2 * p.taps()) +
-              ", but has shape " + shape_text(offset));
+              ", but the shape of the offset is " + shape_text(offset));
   p.groups = offset.size(1) / (2 * p.taps());
   require(p.c % p.groups == 0, "offset has " + std::to_string(p.groups) +
                                    " offset groups, which must divide input's C = " + std::to_string(p.c));
@@ -101,6 +99,9 @@ inline Layer layer_of(const TorchTensor& input, const TorchTensor& offset, const
   if (bias)
     require(bias->dim() == 1 && bias->size(0) == l.co,
             "bias must have shape [" + std::to_string(l.co) + "] (Co) but has " + shape_text(*bias));
+  require_dtype("offset", offset, input, true), require_dtype("weight", weight, input, false);
+  if (mask) require_dtype("mask", *mask, input, true);
+  if (bias) require_dtype("bias", *bias, input, false);
   return l;
 }
 

@@ -11,7 +11,7 @@ from torch.nn.grad import conv2d_weight
 
 from tapfield.convert import offsets_from_torchvision, offsets_to_torchvision
 from tapfield.torch import operators
-from tapfield.torch.derivatives import LIBRARY, differentiable
+from tapfield.torch.derivatives import LIBRARY, call, differentiable
 from tapfield.torch.shapes import channels_last, empty, empty_like, output_size, require_shape
 
 _forward = torch.ops.tapfield.deform_conv2d.default
@@ -44,9 +44,9 @@ def convolve(input, offset, weight, bias, mask, stride, padding, dilation, borde
     if operators.is_dtensor(input) or operators.is_dtensor(weight):
         from tapfield.torch import distributed
 
-        call = lambda *tensors: _forward(*tensors, **attributes)
-        return distributed.deform_conv2d(call, input, offset, weight, bias, mask)
-    return _forward(input, offset, weight, bias, mask, **attributes)
+        local = lambda *tensors: _forward(*tensors, **attributes)
+        return distributed.deform_conv2d(local, input, offset, weight, bias, mask)
+    return call(_forward, input, offset, weight, bias, mask, **attributes)
 
 
 def pair(v):

@@ -70,9 +70,23 @@ def differentiable(operator, backward, tangents=None):
                 return Derivatives.apply(
                     keyset, defaults | given, *tensors, *(None,) * (count - len(tensors))
                 )
-        return below(keyset, tensors, given)
+        return operator.redispatch(keyset & _BELOW, *tensors, **given)
 
     LIBRARY.impl(operator.name().removeprefix("tapfield::"), kernel, "Autograd", with_keyset=True)
+
+
+def call(operator, *tensors, **attributes):
+    """operator(*tensors, **attributes), past its Autograd kernel where that has nothing to do: it costs as much as the
+    rest of a small call."""
+    if (
+        torch.is_grad_enabled()
+        or forward_ad._current_level >= 0
+        or torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+    ):
+        return operator(*tensors, **attributes)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*tensors, **attributes)
 
 
 def has_tangent(tensors):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tapfield.torch.derivatives import differentiable
+from tapfield.torch.derivatives import call, differentiable
 from tapfield.torch.shapes import channels_last, empty, empty_like, output_size, require_shape
 
 _forward = torch.ops.tapfield.deformable_offsets.default
@@ -59,7 +59,7 @@ def deformable_offsets(
             channel_axis=1 if data_format == "NCHW" else 3,
             deformable_groups=deformable_groups,
         )
-    return _forward(x, offsets, **attributes)
+    return call(_forward, x, offsets, **attributes)
 
 
 def is_dtensor(t):

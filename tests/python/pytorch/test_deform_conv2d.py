@@ -273,7 +273,7 @@ def test_a_nan_offset_is_a_dead_tap():
         (dict(weight=torch.zeros(5, 3, 3, 3)), "weight must have a multiple of groups = 2 output channels"),
         (
             dict(offset=torch.zeros(2, 17, 9, 8)),
-            "offset must have 2*offset_groups*Kh*Kw channels, a multiple of 18",
+            "offset must have 2*offset_groups*Kh*Kw channels, a multiple of 18, but the shape of the offset is [2, 17,",
         ),
         (
             dict(offset=torch.zeros(2, 72, 9, 8)),
@@ -289,6 +289,11 @@ def test_a_nan_offset_is_a_dead_tap():
             "mask must have shape [2, 9, 9, 8] (N, offset_groups*Kh*Kw, Ho, Wo)",
         ),
         (dict(mask=torch.zeros(1, 9, 9, 8)), "mask must have shape [2, 9, 9, 8]"),
+        (  # shapes come before dtypes, as in torchvision
+            dict(mask=torch.zeros(2, 9, 7, 8).double()),
+            "mask must have shape [2, 9, 9, 8] (N, offset_groups*Kh*Kw, Ho, Wo) but has [2, 9, 7, 8]: "
+            "mask.shape[2] is not valid",
+        ),
         (dict(bias=torch.zeros(3)), "bias must have shape [4] (Co) but has [3]"),
         (dict(dilation=(9, 9)), "weight's kernel [3, 3] with dilation [9, 9] must fit the padded input"),
     ],

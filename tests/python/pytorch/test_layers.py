@@ -244,6 +244,9 @@ def test_patch_reaches_mmcv_with_its_open_border(mmcv):
         assert grad[:, 0, 0].abs().max() == 0 and grad[:, 8, 1].abs().max() > 0  # at -1 the tap is dead
         plain = mmcv.deform_conv.deform_conv2d(x, offset, weight, 1, 1, 1, 1, 2)
         assert_near(plain, deform_conv2d(x, offset, weight, padding=1), 1000)
+        with pytest.raises(AssertionError, match="divisible by im2col_step"):
+            three = [torch.cat([t, t[:1]]) for t in (x, offset)]
+            mmcv.deform_conv2d(*three, weight, 1, 1, 1, 1, 2, im2col_step=2)
         with pytest.raises(ValueError, match="deform_groups = 1"):
             mmcv.modulated_deform_conv2d(x, offset, mask, weight, bias, 1, 1, 1, 1, 1)
     assert mmcv.deform_conv2d is not math.inf and "tapfield" not in getattr(
