@@ -146,7 +146,7 @@ static void the_execution(void) {
   e = execution();
   e.backend = "reference"; /* its workspace is known: one image of x in double */
   CHECK(tapfield_workspace_size(TAPFIELD_GRAD, tensors, &a, &e, &bytes) == TAPFIELD_OK);
-  CHECK(bytes == 4 * sizeof(double));
+  CHECK(bytes == 8 * sizeof(double));
   {
     char* const block = malloc(bytes + 64);
     char* const aligned = block + (64 - (uintptr_t)block % 64);
