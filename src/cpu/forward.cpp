@@ -31,8 +31,8 @@ namespace tapfield::cpu {
 // What is fetched ahead: x this many rows below, offsets this many pixels on.
 constexpr std::int64_t kRowsAhead = 5, kPixelsAhead = 10;
 
-// A strip of packed y stays in L2, and its rows are long enough to be written in whole lines: with a third of this
-// b took 1.7 times and d 1.3 times as long.
+// A strip of packed y stays in L2, and its rows are long enough to be written in whole lines: with a third of
+// this b took 1.7 times and d 1.3 times as long.
 constexpr std::int64_t kPackedStripBytes = 768 << 10;
 
 // A line of x's channels that is fetched ahead: `extra` elements after where its group's middle tap reads.
