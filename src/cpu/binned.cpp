@@ -110,6 +110,16 @@ struct BinnedBatch {
       });
   }
 
+  // Image i from channel `first` on: in place, or packed, where it stands at `in_block`.
+  template <class E>
+  Image<const E> image(const char* packed, const View& view, std::int64_t i, std::int64_t first,
+                       std::int64_t in_block) const {
+    auto r = packed ? Image<const E>{reinterpret_cast<const E*>(packed) + i * x_image, p.w * block, block}
+                    : image_in_place<const E>(view, n0 + i);
+    r.data += packed ? in_block : first;
+    return r;
+  }
+
   // The sweep of image i's part of group g: all but its band.
   Sweep<T, U, kSecond> SweepOf(const Block& b, std::int64_t i, std::int64_t g, std::int64_t chunks) const {
     const std::int64_t channels = p.group_channels(), bins = grid.bins();
@@ -121,19 +131,8 @@ struct BinnedBatch {
                            first == g * channels,
                            scratch.starts[images * p.groups * bins],
                            static_cast<std::uint32_t>((i * p.groups + g) * bins)};
-    const auto packed = [&](auto* type, const char* data) {
-      return Image<const std::remove_pointer_t<decltype(type)>>{
-          reinterpret_cast<decltype(type)>(const_cast<char*>(data)) + i * x_image + in_block, p.w * block,
-          block};
-    };
-    s.x = scratch.direct_x ? image_in_place<const T>(p.x, n0 + i)
-                           : packed(static_cast<T*>(nullptr), scratch.packed_x);
-    if (scratch.direct_x) s.x.data += first;
-    if (kSecond && p.gg_x.data) {
-      s.u = scratch.direct_u ? image_in_place<const U>(p.gg_x, n0 + i)
-                             : packed(static_cast<U*>(nullptr), scratch.packed_u);
-      if (scratch.direct_u) s.u.data += first;
-    }
+    s.x = image<T>(scratch.packed_x, p.x, i, first, in_block);
+    if (kSecond && p.gg_x.data) s.u = image<U>(scratch.packed_u, p.gg_x, i, first, in_block);
     s.grad = scratch.direct_grads ? reinterpret_cast<const T*>(p.grad.at(n0, 0, 0, first))
                                   : reinterpret_cast<const T*>(scratch.packed_grad) + in_block;
     if (kSecond)
@@ -181,26 +180,26 @@ void BinnedT(const Problem& p, const Workers& workers, void* workspace) {
     BinnedBatch<T, U, kSecond>{p, workers, scratch, n0, std::min(scratch.images, p.n - n0)}.Run();
 }
 
-void GradBinned(const Problem& p, const Workers& workers, void* workspace) {
-  switch (p.x.dtype) {
-    case DType::float16: return BinnedT<float16_t, float16_t, false>(p, workers, workspace);
-    case DType::bfloat16: return BinnedT<bfloat16_t, bfloat16_t, false>(p, workers, workspace);
-    case DType::float32: return BinnedT<float, float, false>(p, workers, workspace);
-    case DType::float64: return BinnedT<double, double, false>(p, workers, workspace);
-  }
+// U: of gg_x, which may be float32 beside 16-bit tensors.
+template <class T, class U>
+void BinnedPass(const Problem& p, const Workers& workers, void* workspace) {
+  if (p.pass == Pass::grad)
+    BinnedT<T, T, false>(p, workers, workspace);
+  else
+    BinnedT<T, U, true>(p, workers, workspace);
 }
 
-void GradGradBinned(const Problem& p, const Workers& workers, void* workspace) {
+void Binned(const Problem& p, const Workers& workers, void* workspace) {
   const bool wide = p.gg_x.dtype == DType::float32;
   switch (p.x.dtype) {
     case DType::float16:
-      return wide ? BinnedT<float16_t, float, true>(p, workers, workspace)
-                  : BinnedT<float16_t, float16_t, true>(p, workers, workspace);
+      return wide ? BinnedPass<float16_t, float>(p, workers, workspace)
+                  : BinnedPass<float16_t, float16_t>(p, workers, workspace);
     case DType::bfloat16:
-      return wide ? BinnedT<bfloat16_t, float, true>(p, workers, workspace)
-                  : BinnedT<bfloat16_t, bfloat16_t, true>(p, workers, workspace);
-    case DType::float32: return BinnedT<float, float, true>(p, workers, workspace);
-    case DType::float64: return BinnedT<double, double, true>(p, workers, workspace);
+      return wide ? BinnedPass<bfloat16_t, float>(p, workers, workspace)
+                  : BinnedPass<bfloat16_t, bfloat16_t>(p, workers, workspace);
+    case DType::float32: return BinnedPass<float, float>(p, workers, workspace);
+    case DType::float64: return BinnedPass<double, double>(p, workers, workspace);
   }
 }
 
@@ -210,8 +209,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tapfield::cpu {
 
-HWY_EXPORT(GradBinned);
-HWY_EXPORT(GradGradBinned);
+HWY_EXPORT(Binned);
 
 const char* binned_why_not(const Problem& p) {
   if (const char* why = too_wide(p)) return why;
@@ -235,12 +233,8 @@ std::size_t binned_workspace(const Problem& p, int slots) {
   return used;
 }
 
-void grad_binned(const Problem& p, const Workers& workers, void* workspace) {
-  HWY_DYNAMIC_DISPATCH(GradBinned)(p, workers, workspace);
-}
-
-void grad_grad_binned(const Problem& p, const Workers& workers, void* workspace) {
-  HWY_DYNAMIC_DISPATCH(GradGradBinned)(p, workers, workspace);
+void binned(const Problem& p, const Workers& workers, void* workspace) {
+  HWY_DYNAMIC_DISPATCH(Binned)(p, workers, workspace);
 }
 
 }  // namespace tapfield::cpu

@@ -9,6 +9,7 @@
 
 #include "cpu/geometry.h"
 #include "cpu/pack.h"
+#include "cpu/slots.h"
 
 namespace tapfield::cpu {
 
@@ -64,8 +65,8 @@ struct Chunk {
 };
 
 template <class F>
-struct BinScratch {
-  // Small images are worked on together: as many as this much scratch allows.
+struct BinScratch : Slotted<BinScratch<F>> {
+  // Of a batch of images.
   static constexpr std::size_t kBatchBytes = 4 << 20;
   // Sums of chunks, of each slot: cells beyond that are not shared.
   static constexpr std::int64_t kChunkBytes = 4 << 20;
@@ -77,7 +78,6 @@ struct BinScratch {
   std::int64_t taps;    // of one image
   // Read and written in place, else packed. grad and grad_grad share the places of their rows.
   bool direct_grads, direct_x, direct_u, direct_grad_x;
-  std::int64_t u_size;  // bytes of an element of gg_x
 
   std::uint32_t *row_bins, *column_bins;  // [rows], [columns]
   std::int64_t* rows;   // [images * taps]: a tap's row of grad, in elements from channel 0 of the block
@@ -99,7 +99,6 @@ struct BinScratch {
   char *packed_x, *packed_u, *packed_grad, *packed_grad_grad;
   F* sums;                  // [images][h][w][block]; null if direct
   std::uint16_t* narrowed;  // [slots][w * block]
-  Carver slots;             // where the slots' own scratch begins
 
   // Of one slot: a strip while sorting and finishing; state of the sweep.
   struct Slot {
@@ -115,35 +114,23 @@ struct BinScratch {
           chunk(carver.take<F>(4 * s.chunk_pitch)),
           cell(carver.take<F>(4 * s.chunk_pitch)) {}
   };
-  Slot slot(const Problem& p, int index) const {
-    Carver carver = slots;
-    for (int s = 0; s < index; ++s) Slot(carver, p, *this);
-    return Slot(carver, p, *this);
-  }
-
-  BinScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used) : grid(p), slots(carver) {
+  BinScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used) : grid(p) {
     taps = p.ho * p.wo * p.lanes();
     const View &g = p.grad, &gg = p.grad_grad;
     direct_grads = g.adjacent() && (p.pass == Pass::grad || (gg.adjacent() && gg.n == g.n && gg.h == g.h &&
                                                              gg.w == g.w && gg.ho == g.ho && gg.wo == g.wo));
     direct_x = p.x.adjacent(), direct_grad_x = p.grad_x.adjacent();
-    direct_u = !p.gg_x.data || p.gg_x.adjacent(), u_size = size_of(p.gg_x.dtype);
+    direct_u = !p.gg_x.data || p.gg_x.adjacent();
     const bool direct = direct_grads && direct_x && direct_u && direct_grad_x;
     block = direct ? p.c : channel_block(p.c);
     if (!direct && p.pass == Pass::grad_grad) block = second_block(p);
     chunk_pitch = std::min(block, p.group_channels());
-    images = 1;
-    Carver one;
-    carve(one, p, 1);
-    images = std::clamp<std::int64_t>(
-        static_cast<std::int64_t>(kBatchBytes / std::max<std::size_t>(one.used(), 1)), 1, p.n);
-    carve(carver, p, slot_count);
-    slots = carver;
-    for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
-    if (used) *used = carver.used();
+    this->carve_batch(carver, p, slot_count, kBatchBytes, used);
   }
 
  private:
+  friend Slotted<BinScratch<F>>;
+
   // Channels of a block in grad_grad where tensors are packed: what is packed of grad and of grad_grad, and
   // the dots that stand apart, are within 35% of grad; but 8 channels at least, or whole groups of some 16.
   static std::int64_t second_block(const Problem& p) {
@@ -177,7 +164,7 @@ struct BinScratch {
     zeros = carver.take<char>(block * size_of_f());
     const std::int64_t x_image = p.h * p.w * block, grad_image = p.ho * p.kh * p.wo * p.kw * block;
     packed_x = direct_x ? nullptr : carver.take<char>(images * x_image * size);
-    packed_u = direct_u ? nullptr : carver.take<char>(images * x_image * u_size);
+    packed_u = direct_u ? nullptr : carver.take<char>(images * x_image * size_of(p.gg_x.dtype));
     packed_grad = direct_grads ? nullptr : carver.take<char>(images * grad_image * size);
     packed_grad_grad = direct_grads || !is_second ? nullptr : carver.take<char>(images * grad_image * size);
     sums = direct_grad_x ? nullptr : carver.take<F>(images * p.h * p.w * block);

@@ -22,14 +22,12 @@ void forward(const Problem& p, const Workers& workers, void* workspace);
 const char* binned_why_not(const Problem& p);
 double binned_cost(const Problem& p);
 std::size_t binned_workspace(const Problem& p, int slots);
-void grad_binned(const Problem& p, const Workers& workers, void* workspace);
-void grad_grad_binned(const Problem& p, const Workers& workers, void* workspace);
+void binned(const Problem& p, const Workers& workers, void* workspace);
 
 // windowed.cpp
 const char* windowed_why_not(const Problem& p);
 double windowed_cost(const Problem& p);
 std::size_t windowed_workspace(const Problem& p, int slots);
-void grad_windowed(const Problem& p, const Workers& workers, void* workspace);
-void grad_grad_windowed(const Problem& p, const Workers& workers, void* workspace);
+void windowed(const Problem& p, const Workers& workers, void* workspace);
 
 }  // namespace tapfield::cpu

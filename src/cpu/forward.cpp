@@ -23,6 +23,7 @@
 #include "cpu/cells.h"
 #include "cpu/cpu.h"
 #include "cpu/rows.h"
+#include "cpu/slots.h"
 
 #ifndef TAPFIELD_CPU_FORWARD_ONCE_
 #define TAPFIELD_CPU_FORWARD_ONCE_
@@ -58,7 +59,7 @@ inline std::int64_t packed_block(const Problem& p) {
 
 // What all slots share.
 template <class T, class At>
-struct ForwardPlan {
+struct ForwardPlan : Slotted<ForwardPlan<T, At>> {
   using F = Compute<T>;
   std::int64_t pixels, block;
   T* zeros;
@@ -84,20 +85,8 @@ struct ForwardPlan {
           y(carver.take<T>(p.y.adjacent() ? 0 : f.pixels * f.block * p.taps())),
           sums(carver.take<F>(p.lanes() + 16 * p.taps())) {}
   };
-  Carver slots;
-
-  Slot slot(const Problem& p, int s) const {
-    Carver carver = slots;
-    for (int i = 0; i < s; ++i) Slot(carver, p, *this);
-    return Slot(carver, p, *this);
-  }
-
   ForwardPlan(Carver carver, const Problem& p, int slot_count, std::size_t* used)
-      : pixels(p.wo),
-        block(p.c),
-        zeros(carver.take<T>(p.group_channels())),
-        table(carver, p.lanes()),
-        slots(carver) {
+      : pixels(p.wo), block(p.c), zeros(carver.take<T>(p.group_channels())), table(carver, p.lanes()) {
     size = sizeof(T);
     ahead_lines = (p.c * size + 63) / 64;
     ahead = carver.take<AheadLine>(ahead_lines);
@@ -108,9 +97,7 @@ struct ForwardPlan {
       pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
     }
     if (!offsets_in_place(p)) pixels = std::clamp<std::int64_t>(2048 / p.lanes(), 1, pixels);
-    slots = carver;
-    for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
-    if (used) *used = carver.used();
+    this->carve_slots(carver, p, slot_count, used);
   }
 };
 

@@ -50,39 +50,35 @@ std::int64_t find_rounds(const WindowsScratch<F>& scratch, std::int64_t images) 
 }  // namespace
 
 template <class F>
-const Tiling& plan_windows(const Problem& p, const Workers& workers, const WindowsScratch<F>& scratch,
-                           std::int64_t n0, std::int64_t images, std::int64_t* count) {
-  const std::int64_t bands = images * scratch.tiled.bands;
+WindowsPlan plan_windows(const Problem& p, const Workers& workers, const WindowsScratch<F>& scratch,
+                         std::int64_t n0, std::int64_t images) {
+  const Tiling& tiled = scratch.tiled;
+  const std::int64_t bands = images * tiled.bands;
   workers.run(bands, [&](std::int64_t at, int index) {
     auto slot = scratch.slot(p, index);
     plan_band(p, scratch, slot.strip, n0, at);
   });
-  std::int64_t cells = 0;
-  for (std::int64_t at = 0; at < bands; ++at) cells += scratch.cells[at];
-  if (cells <= images * p.ho * p.wo * p.lanes() || !scratch.whole.fits(sizeof(F))) {
-    *count = find_rounds(scratch, images);
-    // Less than two items a round whatever the threads: the same bits for any number of them.
-    std::int64_t rows = 0;
-    for (std::int64_t at = 0; at < bands; ++at) rows = std::max(rows, scratch.ends[at] - scratch.begins[at]);
-    if (*count > 1 && bands * scratch.tiled.blocks < 2 * *count && rows <= scratch.apart_rows) {
-      *count = 0;
-      return scratch.tiled;
+  std::int64_t cells = 0, rows = 0;
+  for (std::int64_t at = 0; at < bands; ++at)
+    cells += scratch.cells[at], rows = std::max(rows, scratch.ends[at] - scratch.begins[at]);
+  if (cells > images * p.ho * p.wo * p.lanes() && scratch.whole.fits(sizeof(F))) {
+    for (std::int64_t i = 0; i < images; ++i) {
+      for (std::int64_t g = 0; g < p.groups; ++g)
+        scratch.windows[i * p.groups + g] = {-1, -1, static_cast<std::int32_t>(p.h + 1),
+                                             static_cast<std::int32_t>(p.w + 1)};
+      scratch.rounds[i] = 0, scratch.turns[i] = i;
     }
-    return bands * scratch.tiled.blocks < 2 * workers.slots() * *count ? scratch.split : scratch.tiled;
+    return {scratch.whole, 1, false};
   }
-  for (std::int64_t i = 0; i < images; ++i) {
-    for (std::int64_t g = 0; g < p.groups; ++g)
-      scratch.windows[i * p.groups + g] = {-1, -1, static_cast<std::int32_t>(p.h + 1),
-                                           static_cast<std::int32_t>(p.w + 1)};
-    scratch.rounds[i] = 0, scratch.turns[i] = i;
-  }
-  *count = 1;
-  return scratch.whole;
+  const std::int64_t rounds = find_rounds(scratch, images), items = bands * tiled.blocks;
+  // Less than two items a round; whatever the threads, so that any number of them gives the same bits.
+  if (rounds > 1 && items < 2 * rounds && rows <= scratch.apart_rows) return {tiled, rounds, true};
+  return {items < 2 * workers.slots() * rounds ? scratch.split : tiled, rounds, false};
 }
 
-template const Tiling& plan_windows(const Problem&, const Workers&, const WindowsScratch<float>&,
-                                    std::int64_t, std::int64_t, std::int64_t*);
-template const Tiling& plan_windows(const Problem&, const Workers&, const WindowsScratch<double>&,
-                                    std::int64_t, std::int64_t, std::int64_t*);
+template WindowsPlan plan_windows(const Problem&, const Workers&, const WindowsScratch<float>&, std::int64_t,
+                                  std::int64_t);
+template WindowsPlan plan_windows(const Problem&, const Workers&, const WindowsScratch<double>&, std::int64_t,
+                                  std::int64_t);
 
 }  // namespace tapfield::cpu

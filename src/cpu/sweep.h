@@ -39,9 +39,8 @@ struct Rows {
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
-// Vectors of one block of channels: 8 corners of x, 8 sums, 4 dots, 4 weights and 2 of grad fill 32
-// registers'
-// 26. The second derivative reads most of its 16 corners from L1 instead.
+// Vectors of one block of channels: 8 corners of x, 8 sums, 4 dots, 4 weights and 2 of grad fill 26
+// registers of 32. The second derivative reads most of its 16 corners from L1 instead.
 constexpr int kVectors = HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON ? 2 : 1;
 
 // T: of x and grad; U: of gg_x; kSecond: grad_grad, else grad.

@@ -211,19 +211,11 @@ constexpr TapsFunction<F> taps_function() {
 template <class F, bool kSecond>
 TapsFunction<F> ChooseTaps(const Layout& layout, std::int64_t channels) {
   const bool tail = layout.channels != channels;
-  const auto choose = [&](auto padded) {
+  return for_channels(layout.channels, [&](auto padded) -> TapsFunction<F> {
     constexpr int kChannels = decltype(padded)::value;
     return tail ? taps_function<F, kChannels, (kChannels > 2), kSecond>()
                 : taps_function<F, kChannels, false, kSecond>();
-  };
-  switch (layout.channels) {
-    case 1: return choose(std::integral_constant<int, 1>());
-    case 2: return choose(std::integral_constant<int, 2>());
-    case 4: return choose(std::integral_constant<int, 4>());
-    case 8: return choose(std::integral_constant<int, 8>());
-    case 16: return choose(std::integral_constant<int, 16>());
-    default: return choose(std::integral_constant<int, 32>());
-  }
+  });
 }
 
 // Where each tap of a located strip lies in the windows; `dump` for dead ones and for those outside. Returns

@@ -12,7 +12,8 @@
 // Moves: grad, x and offsets once, offsets' sample once more; x and grad_x again, from cache, where windows
 // overlap. Deterministic: bands (rows of tiles) whose windows share no row of grad_x run side by side, in
 // rounds; which band is in which round depends on the offsets alone. So an element's sum is: round after
-// round, in a band tile after tile, in a tile tap after tap, then what was listed, band after band.
+// round, in a band tile after tile, in a tile tap after tap, then what was listed, band after band. Where
+// nearly all bands touch the same few rows, each has sums of its own for them, added band after band.
 #include <algorithm>
 #include <cstring>
 
@@ -44,29 +45,35 @@ struct WindowedBatch {
   const Workers& workers;
   const WindowsScratch<F>& scratch;
   std::int64_t n0, images;
-  const Tiling* used;  // the tiling of its plan
+  const WindowsPlan plan;
   using Slot = typename WindowsScratch<F>::Slot;
 
-  const Tiling& tiling() const { return *used; }
+  const Tiling& tiling() const { return plan.tiling; }
   std::int64_t band_rows(std::int64_t band) const {  // of output pixels
     return std::min(tiling().rows, p.ho - band * tiling().rows);
   }
   // Channels of an image from c on, in scratch (if it is there) or in place.
-  Image<F> image(F* packed, const View& view, std::int64_t i, std::int64_t c) const {
-    Image<F> r =
-        packed ? Image<F>{packed + i * p.h * p.w * p.c, p.w * p.c, p.c} : image_in_place<F>(view, n0 + i);
+  template <class E>
+  Image<E> image(F* packed, const View& view, std::int64_t i, std::int64_t c) const {
+    Image<E> r =
+        packed ? Image<E>{packed + i * p.h * p.w * p.c, p.w * p.c, p.c} : image_in_place<E>(view, n0 + i);
     r.data += c;
     return r;
   }
-  Image<const F> x(std::int64_t i, std::int64_t c) const {
-    const auto r = image(scratch.x, p.x, i, c);
-    return {r.data, r.h_stride, r.w_stride};
+  auto x(std::int64_t i, std::int64_t c) const { return image<const F>(scratch.x, p.x, i, c); }
+  auto u(std::int64_t i, std::int64_t c) const { return image<const F>(scratch.u, p.gg_x, i, c); }
+  auto sums(std::int64_t i, std::int64_t c) const { return image<F>(scratch.sums, p.grad_x, i, c); }
+  // A strip's pixel `i`: from where lane_grad and lane_grad_grad count. c0: the block's first channel.
+  const F* GradOf(const Slot& slot, std::int64_t i, std::int64_t c0) const {
+    const Strip<F>& s = slot.strip;
+    return scratch.direct_grad ? reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
+                               : slot.grad + i * p.kw * scratch.width;
   }
-  Image<const F> u(std::int64_t i, std::int64_t c) const {
-    const auto r = image(scratch.u, p.gg_x, i, c);
-    return {r.data, r.h_stride, r.w_stride};
+  F* GradGradOf(const Slot& slot, std::int64_t i, std::int64_t c0) const {
+    const Strip<F>& s = slot.strip;
+    return scratch.direct_grad_grad ? reinterpret_cast<F*>(p.grad_grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
+                                    : slot.grad_grad + i * p.kw * scratch.width;
   }
-  Image<F> sums(std::int64_t i, std::int64_t c) const { return image(scratch.sums, p.grad_x, i, c); }
   // Of a located strip: what a tap adds to its corners' sums.
   static const F* weights(const Strip<F>& s) { return kSecond ? s.second : s.weights; }
   // The taps outside their windows of a band and block, as numbers of taps of the image.
@@ -183,25 +190,38 @@ struct WindowedBatch {
         t.offsets_ahead[q] = p.offsets.at(s.n, offsets_at.ho, offsets_at.wo, channel);
         t.grad_offsets_ahead[q] = p.grad_offsets.at(s.n, grad_at.ho, grad_at.wo, channel);
       }
-      if (scratch.direct_grad) {
-        t.grad = reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0));
+      t.grad = t.grad_ahead = GradOf(slot, i, c0);
+      if (scratch.direct_grad)
         t.grad_ahead = reinterpret_cast<const F*>(p.grad.tap(s.n, grad_at.ho, 0, grad_at.wo, 0, c0));
-      } else {
-        t.grad = t.grad_ahead = slot.grad + i * p.kw * width;
-      }
       t.cells = slot.cells + i * s.pitch, t.weights = weights(s) + 4 * i * s.pitch,
       t.dots = slot.dots + 4 * i * s.pitch;
       if constexpr (kSecond) {
-        t.grad_grad = scratch.direct_grad_grad
-                          ? reinterpret_cast<F*>(p.grad_grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
-                          : slot.grad_grad + i * p.kw * width;
+        t.grad_grad = GradGradOf(slot, i, c0);
         t.u_weights = s.weights + 4 * i * s.pitch, t.dots_u = slot.dots_u + 4 * i * s.pitch;
       }
       run(t);
     }
   }
 
-  // All bands, each with sums of its own for the few rows that its windows touch: as many at once as there
+  // ------ All bands
+
+  void RunRounds() const {
+    const Tiling& t = tiling();
+    const std::int64_t bands = images * t.bands;
+    std::int64_t first = 0;
+    for (std::int64_t round = 0; round < plan.rounds; ++round) {
+      std::int64_t last = first;
+      while (last < bands && scratch.rounds[scratch.turns[last]] == round) ++last;
+      workers.run((last - first) * t.blocks, [&](std::int64_t item, int index) HWY_ATTR {
+        Slot slot = scratch.slot(p, index);
+        const std::int64_t at = scratch.turns[first + item / t.blocks], i = at / t.bands;
+        RunBand(i, at % t.bands, item % t.blocks, slot, sums(i, 0));
+      });
+      first = last;
+    }
+  }
+
+  // Each with sums of its own for the few rows that its windows touch: as many at once as there
   // are slots, then added to grad_x, band after band.
   void RunApart() const {
     const Tiling& t = tiling();
@@ -247,10 +267,7 @@ struct WindowedBatch {
         const std::int64_t at = j * s.pitch + l, lane = s.lane0 + l, c = lane / p.taps() * channels;
         if (slot.cells[at] != dump || s.h0[at] == kDead) continue;
         list[count++] = static_cast<std::uint32_t>((s.ho * p.wo + s.wo0 + j) * p.lanes() + lane);
-        const F* grad =
-            slot.lane_grad[l] + (scratch.direct_grad
-                                     ? reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + j, 0, c0))
-                                     : slot.grad + j * p.kw * scratch.width);
+        const F* grad = GradOf(slot, j, c0) + slot.lane_grad[l];
         const CornerRows<const F> v(x_image, p.h, p.w, s.h0[at], s.w0[at], c, scratch.zeros);
         Dots(grad, v, slot.dots + 4 * at);
         if constexpr (kSecond) {
@@ -258,10 +275,7 @@ struct WindowedBatch {
                              ? CornerRows<const F>(u_image, p.h, p.w, s.h0[at], s.w0[at], c, scratch.zeros)
                              : CornerRows<const F>(scratch.zeros);
           Dots(grad, w, slot.dots_u + 4 * at);
-          F* out = slot.lane_grad_grad[l] +
-                   (scratch.direct_grad_grad
-                        ? reinterpret_cast<F*>(p.grad_grad.tap(s.n, s.ho, 0, s.wo0 + j, 0, c0))
-                        : slot.grad_grad + j * p.kw * scratch.width);
+          F* out = GradGradOf(slot, j, c0) + slot.lane_grad_grad[l];
           const F *a = s.second + 4 * at, *b = s.weights + 4 * at;
           for (std::int64_t k = 0; k < channels; ++k)
             out[k] = (a[0] * v.p00[k] + a[1] * v.p01[k] + a[2] * v.p10[k] + a[3] * v.p11[k]) +
@@ -306,12 +320,7 @@ struct WindowedBatch {
       }
   }
 
-  void Run() {
-    std::int64_t rounds = 0;
-    used = &plan_windows(p, workers, scratch, n0, images, &rounds);
-    const Tiling& t = tiling();
-    const std::int64_t bands = images * t.bands;
-
+  void Run() const {
     workers.run(images * p.h, [&](std::int64_t row, int index) {
       const std::int64_t i = row / p.h, h = row % p.h;
       std::uint16_t* narrowed = scratch.narrowed + index * p.w * p.c;
@@ -320,21 +329,11 @@ struct WindowedBatch {
       const Image<F> to = sums(i, 0);
       for (std::int64_t w = 0; w < p.w; ++w) std::fill_n(to.at(h, w), p.c, F{0});
     });
-    std::int64_t first = 0;
-    for (std::int64_t round = 0; round < rounds; ++round) {
-      std::int64_t last = first;
-      while (last < bands && scratch.rounds[scratch.turns[last]] == round) ++last;
-      workers.run((last - first) * t.blocks, [&](std::int64_t item, int index) HWY_ATTR {
-        Slot slot = scratch.slot(p, index);
-        const std::int64_t at = scratch.turns[first + item / t.blocks], i = at / t.bands;
-        RunBand(i, at % t.bands, item % t.blocks, slot, sums(i, 0));
-      });
-      first = last;
-    }
-    if (!rounds) RunApart();
-    workers.run(images * t.blocks, [&](std::int64_t item, int index) {
+    plan.apart ? RunApart() : RunRounds();
+    const std::int64_t blocks = tiling().blocks;
+    workers.run(images * blocks, [&](std::int64_t item, int index) {
       Slot slot = scratch.slot(p, index);
-      AddListed(item / t.blocks, item % t.blocks, slot);
+      AddListed(item / blocks, item % blocks, slot);
     });
     for (std::int64_t i = 0; scratch.sums && i < images; ++i)
       store_image(workers, p.grad_x, n0 + i, p.h, p.w, 0, p.c, scratch.sums + i * p.h * p.w * p.c, p.c,
@@ -352,22 +351,19 @@ void WindowedF(const Problem& p, const Workers& workers, void* workspace) {
       std::fill_n(table, slot.strip.pitch, 0);
     if (kSecond && !p.gg_x.data) std::fill_n(slot.u, slot.room, F{0});
   }
-  for (std::int64_t n0 = 0; n0 < p.n; n0 += scratch.images)
-    WindowedBatch<F, kSecond>{p, workers, scratch, n0, std::min(scratch.images, p.n - n0), nullptr}.Run();
+  for (std::int64_t n0 = 0; n0 < p.n; n0 += scratch.images) {
+    const std::int64_t images = std::min(scratch.images, p.n - n0);
+    const WindowsPlan plan = plan_windows(p, workers, scratch, n0, images);
+    WindowedBatch<F, kSecond>{p, workers, scratch, n0, images, plan}.Run();
+  }
 }
 
-void GradWindowed(const Problem& p, const Workers& workers, void* workspace) {
+void Windowed(const Problem& p, const Workers& workers, void* workspace) {
+  const bool second = p.pass == Pass::grad_grad;
   if (p.x.dtype == DType::float64)
-    WindowedF<double, false>(p, workers, workspace);
+    second ? WindowedF<double, true>(p, workers, workspace) : WindowedF<double, false>(p, workers, workspace);
   else
-    WindowedF<float, false>(p, workers, workspace);
-}
-
-void GradGradWindowed(const Problem& p, const Workers& workers, void* workspace) {
-  if (p.x.dtype == DType::float64)
-    WindowedF<double, true>(p, workers, workspace);
-  else
-    WindowedF<float, true>(p, workers, workspace);
+    second ? WindowedF<float, true>(p, workers, workspace) : WindowedF<float, false>(p, workers, workspace);
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -376,8 +372,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace tapfield::cpu {
 
-HWY_EXPORT(GradWindowed);
-HWY_EXPORT(GradGradWindowed);
+HWY_EXPORT(Windowed);
 
 const char* windowed_why_not(const Problem& p) {
   if (const char* why = too_wide(p)) return why;
@@ -401,12 +396,8 @@ std::size_t windowed_workspace(const Problem& p, int slots) {
   return used;
 }
 
-void grad_windowed(const Problem& p, const Workers& workers, void* workspace) {
-  HWY_DYNAMIC_DISPATCH(GradWindowed)(p, workers, workspace);
-}
-
-void grad_grad_windowed(const Problem& p, const Workers& workers, void* workspace) {
-  HWY_DYNAMIC_DISPATCH(GradGradWindowed)(p, workers, workspace);
+void windowed(const Problem& p, const Workers& workers, void* workspace) {
+  HWY_DYNAMIC_DISPATCH(Windowed)(p, workers, workspace);
 }
 
 }  // namespace tapfield::cpu

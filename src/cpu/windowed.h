@@ -4,15 +4,15 @@
 
 #include <algorithm>
 
+#include "cpu/slots.h"
 #include "cpu/windows.h"
 
 namespace tapfield::cpu {
 
 template <class F>
-struct WindowsScratch {
-  // Small images are worked on together: as many as this much scratch allows.
+struct WindowsScratch : Slotted<WindowsScratch<F>> {
+  // Of a batch of images.
   static constexpr std::size_t kBatchBytes = 1 << 20;
-
   // Of bands' own sums, of each slot.
   static constexpr std::int64_t kApartBytes = 2 << 20;
 
@@ -36,7 +36,6 @@ struct WindowsScratch {
   F* zeros;                       // [group_channels]
   F* apart;                       // [slots][apart_rows][w][c]: bands' own sums
   std::int64_t apart_rows;        // as many as kApartBytes hold
-  Carver slots;                   // where the slots' own scratch begins
 
   struct Slot {
     Strip<F> strip;
@@ -74,35 +73,22 @@ struct WindowsScratch {
         *table = carver.take<std::int32_t>(strip.pitch);
     }
   };
-  Slot slot(const Problem& p, int index) const {
-    Carver carver = slots;
-    for (int s = 0; s < index; ++s) Slot(carver, p, *this);
-    return Slot(carver, p, *this);
-  }
-
   WindowsScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used)
       : layout(p.group_channels(), sizeof(F)),
         tiled(p, sizeof(F), false),
         whole(p, sizeof(F), true),
         split(tiled.split(p, slot_count)),
-        width(std::max(tiled.block_groups, whole.block_groups) * p.group_channels()),
-        slots(carver) {
+        width(std::max(tiled.block_groups, whole.block_groups) * p.group_channels()) {
     second = p.pass == Pass::grad_grad;
     direct_x = plain<F>(p.x), direct_grad = plain<F>(p.grad), direct_sums = plain<F>(p.grad_x);
     direct_u = !second || !p.gg_x.data || plain<F>(p.gg_x);
     direct_grad_grad = !second || plain<F>(p.grad_grad);
-    images = 1;
-    Carver one;
-    carve(one, p, 1);
-    images = std::clamp<std::int64_t>(
-        static_cast<std::int64_t>(kBatchBytes / std::max<std::size_t>(one.used(), 1)), 1, p.n);
-    carve(carver, p, slot_count);
-    slots = carver;
-    for (int s = 0; s < slot_count; ++s) Slot(carver, p, *this);
-    if (used) *used = carver.used();
+    this->carve_batch(carver, p, slot_count, kBatchBytes, used);
   }
 
  private:
+  friend Slotted<WindowsScratch<F>>;
+
   void carve(Carver& carver, const Problem& p, int slot_count) {
     const std::int64_t bands = images * tiled.bands, x_image = p.h * p.w * p.c;
     windows = carver.take<Window>(bands * tiled.tiles * p.groups);
@@ -121,11 +107,16 @@ struct WindowsScratch {
   }
 };
 
-// Finds the windows of images [n0, n0 + images): fills in windows, rounds and turns for the tiling it
-// returns, and `count` with the number of rounds. Bands of one round share no row of grad_x.
-// No rounds: nearly all bands share the few rows that they touch, and each is to have sums of its own.
+// How a batch is worked on.
+struct WindowsPlan {
+  const Tiling& tiling;
+  std::int64_t rounds;  // bands of one round share no row of grad_x
+  bool apart;  // instead: nearly all bands share the few rows that they touch, and each has sums of its own
+};
+
+// Finds the windows of images [n0, n0 + images): fills in windows, rounds and turns for the plan's tiling.
 template <class F>
-const Tiling& plan_windows(const Problem& p, const Workers& workers, const WindowsScratch<F>& scratch,
-                           std::int64_t n0, std::int64_t images, std::int64_t* count);
+WindowsPlan plan_windows(const Problem& p, const Workers& workers, const WindowsScratch<F>& scratch,
+                         std::int64_t n0, std::int64_t images);
 
 }  // namespace tapfield::cpu

@@ -161,19 +161,6 @@ HWY_INLINE void AddQuads(const Windows<F>& s, const Window& w, std::int64_t r, F
   for (; c < columns.end; ++c) at_edge(c);
 }
 
-// Calls visit(integral_constant<int, padded channels>) for the layout's.
-template <class Visit>
-HWY_INLINE void for_channels(std::int64_t channels, const Visit& visit) {
-  switch (channels) {
-    case 1: return visit(std::integral_constant<int, 1>());
-    case 2: return visit(std::integral_constant<int, 2>());
-    case 4: return visit(std::integral_constant<int, 4>());
-    case 8: return visit(std::integral_constant<int, 8>());
-    case 16: return visit(std::integral_constant<int, 16>());
-    default: return visit(std::integral_constant<int, 32>());
-  }
-}
-
 // Rows of the map in order, and in each all groups: their channels share cache lines.
 template <class F, class Row>
 void for_each_row(const Windows<F>& s, std::int64_t beyond, const Row& row) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/geometry.h"
 #include "cpu/rows.h"
@@ -60,11 +61,11 @@ struct Tiling {
   bool fits(std::size_t size) const {
     return room * block_groups * static_cast<std::int64_t>(2 * size) <= kBytes;
   }
-  // The same tiles with fewer groups worked on together, so that each tile is at least `items` of work.
+  // The same tiles with fewer groups worked on together: a tile is `items` of work, or as many as it has
+  // groups.
   Tiling split(const Problem& p, std::int64_t items) const {
     Tiling t = *this;
-    t.block_groups = std::max<std::int64_t>(p.groups / items, 1),
-    t.block_groups = std::min(t.block_groups, block_groups);
+    t.block_groups = std::clamp<std::int64_t>(p.groups / items, 1, block_groups);
     t.blocks = (p.groups + t.block_groups - 1) / t.block_groups;
     return t;
   }
@@ -74,6 +75,19 @@ struct Tiling {
     return std::min((b + 1) * block_groups, p.groups);
   }
 };
+
+// visit(integral_constant<int, padded channels>), for those of a Layout.
+template <class Visit>
+auto for_channels(std::int64_t channels, const Visit& visit) {
+  switch (channels) {
+    case 1: return visit(std::integral_constant<int, 1>());
+    case 2: return visit(std::integral_constant<int, 2>());
+    case 4: return visit(std::integral_constant<int, 4>());
+    case 8: return visit(std::integral_constant<int, 8>());
+    case 16: return visit(std::integral_constant<int, 16>());
+    default: return visit(std::integral_constant<int, 32>());
+  }
+}
 
 // Windows of groups [g0, g0 + count) of one tile in scratch: all with the same pitch.
 template <class F>

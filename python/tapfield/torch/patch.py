@@ -102,9 +102,8 @@ def _mmcv(
 ):
     if bias:
         raise ValueError("bias must be False, as in mmcv's deform_conv2d")
-    if input.shape[0] % max(
-        1, min(im2col_step, input.shape[0])
-    ):  # of no use here, but what mmcv refuses stays so
+    step = max(1, min(im2col_step, input.shape[0]))  # of no use here, but what mmcv refuses stays so
+    if input.shape[0] % step:
         raise AssertionError("batch size must be divisible by im2col_step")
     return _mmcv_modulated(
         input, offset, None, weight, None, stride, padding, dilation, groups, deform_groups
