@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The channel loops of the forward: corners to y, for groups of any size, and for those of 1, 2, 4 and 8
-// channels. Included once per target.
+// channels. S: the type of x, or of its copy; T: of y. Included once per target.
 #if defined(TAPFIELD_CPU_BLEND_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TAPFIELD_CPU_BLEND_H_
 #undef TAPFIELD_CPU_BLEND_H_
@@ -20,8 +20,8 @@ namespace tapfield::cpu::HWY_NAMESPACE {
 // kGather, one channel, so that a vector is as many taps.
 enum Kind { kOne, kExact, kTails, kGather };
 
-template <bool kTail, class T, class D, class V>
-HWY_INLINE V BlendVector(D d, const T* p00, const T* p01, const T* p10, const T* p11, V w00, V w01, V w10,
+template <bool kTail, class S, class D, class V>
+HWY_INLINE V BlendVector(D d, const S* p00, const S* p01, const S* p10, const S* p11, V w00, V w01, V w10,
                          V w11, std::size_t n) {
   auto sum = hn::Mul(w00, LoadN<kTail>(d, p00, n));
   sum = hn::MulAdd(w01, LoadN<kTail>(d, p01, n), sum);
@@ -55,20 +55,20 @@ HWY_INLINE void Put2(D d, hn::Vec<D> a, hn::Vec<D> b, T* y) {
 }
 
 // Corner 00 of a tap, dead ones at `zeros`: by a table, for a branch would be mispredicted.
-template <class T, class At>
-HWY_INLINE const T* Corner(const T* x, At at, const std::int64_t* dead_shift) {
+template <class S, class At>
+HWY_INLINE const S* Corner(const S* x, At at, const std::int64_t* dead_shift) {
   return x + at + dead_shift[at == std::numeric_limits<At>::min()];
 }
 
-template <bool kInterior, bool kStream, std::size_t kLanes, class T, class At, class F = Compute<T>>
-HWY_INLINE void BlendOne(const Cells<F, At>& cells, const T* x, const Grid& grid,
+template <bool kInterior, bool kStream, std::size_t kLanes, class S, class T, class At, class F = Compute<T>>
+HWY_INLINE void BlendOne(const Cells<F, At>& cells, const S* x, const Grid& grid,
                          const std::int64_t* dead_shift, std::int64_t k, std::int64_t lanes,
                          std::int64_t taps, T* HWY_RESTRICT y) {
   const hn::CappedTag<F, kLanes> d;
   const At *HWY_RESTRICT at = cells.at, *HWY_RESTRICT right = cells.right, *HWY_RESTRICT down = cells.down;
   const F *HWY_RESTRICT w0 = cells.weights[0], *HWY_RESTRICT w1 = cells.weights[1],
                         *HWY_RESTRICT w2 = cells.weights[2], *HWY_RESTRICT w3 = cells.weights[3];
-  const T *x01 = x + grid.w_stride, *x10 = x + grid.h_stride, *x11 = x10 + grid.w_stride;
+  const S *x01 = x + grid.w_stride, *x10 = x + grid.h_stride, *x11 = x10 + grid.w_stride;
   const auto blend = [&](std::int64_t l) HWY_ATTR {
     const auto w00 = hn::Set(d, w0[l]), w01 = hn::Set(d, w1[l]), w10 = hn::Set(d, w2[l]),
                w11 = hn::Set(d, w3[l]);
@@ -76,8 +76,8 @@ HWY_INLINE void BlendOne(const Cells<F, At>& cells, const T* x, const Grid& grid
     if constexpr (kInterior) {
       return BlendVector<false>(d, x + a, x01 + a, x10 + a, x11 + a, w00, w01, w10, w11, 0);
     } else {
-      const T* p00 = Corner(x, at[l], dead_shift);
-      const T* p10 = p00 + down[l];
+      const S* p00 = Corner(x, at[l], dead_shift);
+      const S* p10 = p00 + down[l];
       const std::int64_t r = right[l];
       return BlendVector<false>(d, p00, p00 + r, p10, p10 + r, w00, w01, w10, w11, 0);
     }
@@ -87,17 +87,17 @@ HWY_INLINE void BlendOne(const Cells<F, At>& cells, const T* x, const Grid& grid
   if (l < lanes) Put<kStream>(d, blend(l), y);
 }
 
-template <Kind kKind, bool kInterior, bool kStream, class T, class At, class F = Compute<T>>
-HWY_INLINE void BlendRow(const Cells<F, At>& cells, const T* x, const Grid& grid,
+template <Kind kKind, bool kInterior, bool kStream, class S, class T, class At, class F = Compute<T>>
+HWY_INLINE void BlendRow(const Cells<F, At>& cells, const S* x, const Grid& grid,
                          const std::int64_t* dead_shift, std::int64_t l, std::int64_t channels,
                          T* HWY_RESTRICT y) {
   const hn::ScalableTag<F> d;
   const auto vector = static_cast<std::int64_t>(hn::Lanes(d));
   const auto w00 = hn::Set(d, cells.weights[0][l]), w01 = hn::Set(d, cells.weights[1][l]),
              w10 = hn::Set(d, cells.weights[2][l]), w11 = hn::Set(d, cells.weights[3][l]);
-  const T* p00 = kInterior ? x + cells.at[l] : Corner(x, cells.at[l], dead_shift);
+  const S* p00 = kInterior ? x + cells.at[l] : Corner(x, cells.at[l], dead_shift);
   const std::int64_t r = kInterior ? grid.w_stride : cells.right[l];
-  const T* p10 = p00 + (kInterior ? grid.h_stride : cells.down[l]);
+  const S* p10 = p00 + (kInterior ? grid.h_stride : cells.down[l]);
   std::int64_t c = 0;
   for (; c + vector <= channels; c += vector)
     Put<kStream>(d, BlendVector<false>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, 0),

@@ -36,6 +36,17 @@ constexpr std::int64_t kRowsAhead = 5, kPixelsAhead = 10;
 // this b took 1.7 times and d 1.3 times as long.
 constexpr std::int64_t kPackedStripBytes = 768 << 10;
 
+// Offsets that are packed together stay in L2; whole lines of their planes, if they lie in planes.
+constexpr std::int64_t kPackedTaps = 16384, kLinePixels = 16;
+
+// Small images of x are packed together.
+constexpr std::int64_t kBatchBytes = 1 << 20;
+
+// Is x converted before it is sampled? A conversion then serves the four corners of some taps.
+inline bool widened(const Problem& p) {
+  return is_16bit(p.x.dtype) && p.ho * p.wo * p.taps() >= 4 * p.h * p.w;
+}
+
 // A line of x's channels that is fetched ahead: `extra` elements after where its group's middle tap reads.
 struct AheadLine {
   std::int64_t lane, extra;
@@ -57,17 +68,19 @@ inline std::int64_t packed_block(const Problem& p) {
                                   p.c);
 }
 
-// What all slots share.
-template <class T, class At>
-struct ForwardPlan : Slotted<ForwardPlan<T, At>> {
+// What all slots share. S: the type of x, or Compute<T>, to which it is converted first.
+template <class T, class S, class At>
+struct ForwardPlan : Slotted<ForwardPlan<T, S, At>> {
   using F = Compute<T>;
+  static constexpr bool kWiden = !std::is_same_v<S, T>;
   std::int64_t pixels, block;
-  T* zeros;
+  std::int64_t images;  // whose packed x are worked on together
+  S* zeros;
   LaneTable table;
   AheadLine* ahead;  // [ahead_lines]
   std::int64_t ahead_lines;
-  char* packed_x = nullptr;
-  std::int64_t size;
+  S* packed_x = nullptr;              // [images][h][w][c]
+  std::uint16_t* narrow_x = nullptr;  // [slots][w * c]
 
   struct Slot {
     Cells<F, At> cells[2];
@@ -86,17 +99,27 @@ struct ForwardPlan : Slotted<ForwardPlan<T, At>> {
           sums(carver.take<F>(p.lanes() + 16 * p.taps())) {}
   };
   ForwardPlan(Carver carver, const Problem& p, int slot_count, std::size_t* used)
-      : pixels(p.wo), block(p.c), zeros(carver.take<T>(p.group_channels())), table(carver, p.lanes()) {
-    size = sizeof(T);
-    ahead_lines = (p.c * size + 63) / 64;
+      : pixels(p.wo),
+        block(p.c),
+        images(p.n),
+        zeros(carver.take<S>(p.group_channels())),
+        table(carver, p.lanes()) {
+    const std::int64_t image = p.h * p.w * p.c;
+    ahead_lines = (p.c * static_cast<std::int64_t>(sizeof(S)) + 63) / 64;
     ahead = carver.take<AheadLine>(ahead_lines);
-    if (!p.x.adjacent()) packed_x = carver.take<char>(p.h * p.w * p.c * size);
+    if (kWiden || !p.x.adjacent()) {
+      images = std::clamp<std::int64_t>(kBatchBytes / (image * static_cast<std::int64_t>(sizeof(S))), 1, p.n);
+      packed_x = carver.take<S>(images * image);
+      if (kWiden) narrow_x = carver.take<std::uint16_t>(slot_count * p.w * p.c);
+    }
     if (!p.y.adjacent()) {
-      const std::int64_t line = p.taps() * size;
+      const std::int64_t line = p.taps() * static_cast<std::int64_t>(sizeof(T));
       block = packed_block<T>(p);
       pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
     }
-    if (!offsets_in_place(p)) pixels = std::clamp<std::int64_t>(2048 / p.lanes(), 1, pixels);
+    if (!offsets_in_place(p))
+      pixels =
+          std::clamp<std::int64_t>(kPackedTaps / p.lanes() / kLinePixels * kLinePixels, kLinePixels, pixels);
     this->carve_slots(carver, p, slot_count, used);
   }
 };
@@ -109,8 +132,8 @@ struct Output {
 
 template <Kind kKind, bool kInterior, bool kStream, std::size_t kLanes, class T, class S, class At,
           class F = Compute<T>>
-HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPlan<T, At>& plan, const S* x,
-                             const Cells<F, At>& cells, const std::int64_t* dead_shift, F* sums,
+HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPlan<T, S, At>& plan,
+                             const S* x, const Cells<F, At>& cells, const std::int64_t* dead_shift, F* sums,
                              const Output<T>& out) {
   const std::int64_t channels = p.group_channels(), taps = p.taps();
   const S* below = x + kRowsAhead * grid.h_stride;
@@ -136,14 +159,14 @@ HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPl
     }
 }
 
-template <Kind kKind, std::size_t kLanes, class T, class At, class O, class F = Compute<T>>
+template <Kind kKind, std::size_t kLanes, class T, class S, class At, class O, class F = Compute<T>>
 void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
-  const ForwardPlan<T, At> plan(Carver(workspace), p, workers.slots(), nullptr);
-  std::memset(static_cast<void*>(plan.zeros), 0, static_cast<std::size_t>(p.group_channels()) * sizeof(T));
+  const ForwardPlan<T, S, At> plan(Carver(workspace), p, workers.slots(), nullptr);
+  std::memset(static_cast<void*>(plan.zeros), 0, static_cast<std::size_t>(p.group_channels()) * sizeof(S));
   plan.table.fill(p);
   const std::int64_t channels = p.group_channels();
   for (std::int64_t j = 0; j < plan.ahead_lines; ++j) {
-    const std::int64_t c = j * 64 / plan.size, g = c / channels;
+    const std::int64_t c = j * 64 / static_cast<std::int64_t>(sizeof(S)), g = c / channels;
     plan.ahead[j] = {g * p.taps() + p.taps() / 2, c - g * channels};
   }
   constexpr std::size_t kVector =
@@ -155,15 +178,16 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
                       reinterpret_cast<std::uintptr_t>(p.y.data) % kVector == 0 && aligned(p.y.n) &&
                       aligned(p.y.h) && aligned(p.y.ho) && aligned(p.y.w) && aligned(p.y.wo);
 
-  const auto row = [&](std::int64_t n, std::int64_t ho, int slot_index) HWY_ATTR {
+  const auto row = [&](std::int64_t n0, std::int64_t i0, std::int64_t ho, int slot_index) HWY_ATTR {
     auto slot = plan.slot(p, slot_index);
-    const auto* packed = reinterpret_cast<const T*>(plan.packed_x);
-    const Image<const T> x =
-        packed ? Image<const T>{packed, p.w * p.c, p.c} : image_in_place<const T>(p.x, n);
+    const std::int64_t n = n0 + i0;
+    const Image<const S> x = plan.packed_x
+                                 ? Image<const S>{plan.packed_x + i0 * p.h * p.w * p.c, p.w * p.c, p.c}
+                                 : image_in_place<const S>(p.x, n);
     const Grid grid{p.h, p.w, x.h_stride, x.w_stride, p.closed};
     const std::int64_t dead_shift[2] = {
         0, (reinterpret_cast<const char*>(plan.zeros) - reinterpret_cast<const char*>(x.data)) /
-                   static_cast<std::int64_t>(sizeof(T)) -
+                   static_cast<std::int64_t>(sizeof(S)) -
                Cells<F, At>::kDead};
     for (std::int64_t wo0 = 0; wo0 < p.wo; wo0 += plan.pixels) {
       const std::int64_t count = std::min(plan.pixels, p.wo - wo0);
@@ -218,36 +242,54 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
     if (stream) hwy::FlushStream();
   };
 
-  if (!plan.packed_x) {
-    workers.run(p.n * p.ho, [&](std::int64_t i, int slot) { row(i / p.ho, i % p.ho, slot); });
-    return;
-  }
-  for (std::int64_t n = 0; n < p.n; ++n) {
-    pack_image(workers, p.x, n, p.h, p.w, 0, p.c, plan.packed_x, p.c);
-    workers.run(p.ho, [&](std::int64_t ho, int slot) { row(n, ho, slot); });
+  for (std::int64_t n0 = 0; n0 < p.n; n0 += plan.images) {
+    const std::int64_t images = std::min(plan.images, p.n - n0);
+    for (std::int64_t i = 0; plan.packed_x && i < images; ++i) {
+      S* to = plan.packed_x + i * p.h * p.w * p.c;
+      if constexpr (plan.kWiden)
+        load_image(workers, p.x, n0 + i, p.h, p.w, 0, p.c, to, p.c, plan.narrow_x);
+      else
+        pack_image(workers, p.x, n0 + i, p.h, p.w, 0, p.c, to, p.c);
+    }
+    workers.run(images * p.ho, [&](std::int64_t i, int slot) { row(n0, i / p.ho, i % p.ho, slot); });
   }
 }
 
-template <class T, class O>
+template <class T, class S, class O>
 void ForwardKinds(const Problem& p, const Workers& workers, void* workspace) {
   using F = Compute<T>;
+  using At = std::int32_t;
   constexpr std::size_t kFull = hn::MaxLanes(hn::ScalableTag<F>());
   const auto channels = static_cast<std::size_t>(p.group_channels());
-  const std::int64_t span = (p.h - 1) * std::abs(p.x.h) + (p.w - 1) * std::abs(p.x.w) + p.c;
-  const bool narrow = std::max(span, p.h * p.w * p.c) < std::int64_t{1} << 31 &&
-                      p.base_h(p.ho, p.kh) + p.top < kNarrowSide &&
-                      p.base_w(p.wo, p.kw) + p.left < kNarrowSide && std::max(p.h, p.w) < kNarrowSide;
-  if (!narrow) return ForwardItems<kTails, kFull, T, std::int64_t, O>(p, workers, workspace);
-  using At = std::int32_t;
   if (p.y.adjacent() || packed_block<T>(p) == p.c) {
-    if (sizeof(T) >= 4 && channels == 1)
-      return ForwardItems<(sizeof(T) >= 4 ? kGather : kTails), kFull, T, At, O>(p, workers, workspace);
-    if (channels == 2 && kFull > 2) return ForwardItems<kOne, 2, T, At, O>(p, workers, workspace);
-    if (channels == 4 && kFull > 4) return ForwardItems<kOne, 4, T, At, O>(p, workers, workspace);
-    if (channels == 8 && kFull > 8) return ForwardItems<kOne, 8, T, At, O>(p, workers, workspace);
-    if (channels % kFull == 0) return ForwardItems<kExact, kFull, T, At, O>(p, workers, workspace);
+    if constexpr (std::is_same_v<S, F>) {
+      if (channels == 1) return ForwardItems<kGather, kFull, T, S, At, O>(p, workers, workspace);
+      if (channels == 2 && kFull > 2) return ForwardItems<kOne, 2, T, S, At, O>(p, workers, workspace);
+      if (channels == 4 && kFull > 4) return ForwardItems<kOne, 4, T, S, At, O>(p, workers, workspace);
+      if (channels == 8 && kFull > 8) return ForwardItems<kOne, 8, T, S, At, O>(p, workers, workspace);
+    }
+    if (channels % kFull == 0) return ForwardItems<kExact, kFull, T, S, At, O>(p, workers, workspace);
   }
-  return ForwardItems<kTails, kFull, T, At, O>(p, workers, workspace);
+  return ForwardItems<kTails, kFull, T, S, At, O>(p, workers, workspace);
+}
+
+// Do addresses fit 32 bits?
+inline bool narrow(const Problem& p) {
+  const std::int64_t span = (p.h - 1) * std::abs(p.x.h) + (p.w - 1) * std::abs(p.x.w) + p.c;
+  return std::max(span, p.h * p.w * p.c) < std::int64_t{1} << 31 &&
+         p.base_h(p.ho, p.kh) + p.top < kNarrowSide && p.base_w(p.wo, p.kw) + p.left < kNarrowSide &&
+         std::max(p.h, p.w) < kNarrowSide;
+}
+
+template <class T, class O>
+void ForwardOf(const Problem& p, const Workers& workers, void* workspace) {
+  if (!narrow(p))
+    ForwardItems<kTails, hn::MaxLanes(hn::ScalableTag<Compute<T>>()), T, T, std::int64_t, O>(p, workers,
+                                                                                             workspace);
+  else if (widened(p))
+    ForwardKinds<T, Compute<T>, O>(p, workers, workspace);
+  else
+    ForwardKinds<T, T, O>(p, workers, workspace);
 }
 
 void Forward(const Problem& p, const Workers& workers, void* workspace) {
@@ -255,26 +297,35 @@ void Forward(const Problem& p, const Workers& workers, void* workspace) {
   for (const View& plane : p.offsets_planes) wide |= plane.data && plane.dtype == DType::float32;
   switch (p.x.dtype) {
     case DType::float16:
-      return wide ? ForwardKinds<float16_t, float>(p, workers, workspace)
-                  : ForwardKinds<float16_t, float16_t>(p, workers, workspace);
+      return wide ? ForwardOf<float16_t, float>(p, workers, workspace)
+                  : ForwardOf<float16_t, float16_t>(p, workers, workspace);
     case DType::bfloat16:
-      return wide ? ForwardKinds<bfloat16_t, float>(p, workers, workspace)
-                  : ForwardKinds<bfloat16_t, bfloat16_t>(p, workers, workspace);
-    case DType::float32: return ForwardKinds<float, float>(p, workers, workspace);
-    case DType::float64: return ForwardKinds<double, double>(p, workers, workspace);
+      return wide ? ForwardOf<bfloat16_t, float>(p, workers, workspace)
+                  : ForwardOf<bfloat16_t, bfloat16_t>(p, workers, workspace);
+    case DType::float32: return ForwardOf<float, float>(p, workers, workspace);
+    case DType::float64: return ForwardOf<double, double>(p, workers, workspace);
   }
 }
 
-// Cells of 64-bit addresses are the larger ones; all else depends on T, in no monotonic way.
-std::size_t ForwardWorkspace(const Problem& p, int slots) {
+template <class T>
+std::size_t ForwardWorkspaceOf(const Problem& p, int slots) {
   std::size_t used = 0;
-  switch (p.x.dtype) {
-    case DType::float16: ForwardPlan<float16_t, std::int64_t>(Carver(), p, slots, &used); break;
-    case DType::bfloat16: ForwardPlan<bfloat16_t, std::int64_t>(Carver(), p, slots, &used); break;
-    case DType::float32: ForwardPlan<float, std::int64_t>(Carver(), p, slots, &used); break;
-    case DType::float64: ForwardPlan<double, std::int64_t>(Carver(), p, slots, &used); break;
-  }
+  if (!narrow(p))
+    ForwardPlan<T, T, std::int64_t>(Carver(), p, slots, &used);
+  else if (widened(p))
+    ForwardPlan<T, Compute<T>, std::int32_t>(Carver(), p, slots, &used);
+  else
+    ForwardPlan<T, T, std::int32_t>(Carver(), p, slots, &used);
   return used;
+}
+
+std::size_t ForwardWorkspace(const Problem& p, int slots) {
+  switch (p.x.dtype) {
+    case DType::float16: return ForwardWorkspaceOf<float16_t>(p, slots);
+    case DType::bfloat16: return ForwardWorkspaceOf<bfloat16_t>(p, slots);
+    case DType::float32: return ForwardWorkspaceOf<float>(p, slots);
+    default: return ForwardWorkspaceOf<double>(p, slots);
+  }
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE

@@ -250,34 +250,39 @@ HWY_EXPORT(SecondF64);
 HWY_EXPORT(FinishF32);
 HWY_EXPORT(FinishF64);
 
-// The planes of a strip where they lie in the tensor, if its memory is as kernels read it.
-template <class F>
-Planes<F> in_place(const Problem& p, const View& view, const Strip<F>& s) {
-  Planes<F> r{{}, view.w};
-  for (std::int64_t q = 0; q < p.planes(); ++q)
-    r.plane[q] = reinterpret_cast<F*>(view.at(s.n, s.ho, s.wo0, q * p.lanes() + s.lane0));
-  return r;
-}
-
 const View* planes_apart(const View (&planes)[3]) { return planes[0].data ? planes : nullptr; }
 
-// The planes of a strip, in `room` if they must be converted or their lanes brought together.
+// Can kernels read and write these planes where they lie?
 template <class F>
-Planes<const F> read_planes(const Problem& p, const View& view, const View* apart, const Strip<F>& s,
-                            F* const room[3], bool whole_vectors) {
-  Planes<F> r{{room[0], room[1], room[2]}, s.pitch};
-  if (plain<F>(view) && !apart && !whole_vectors)
-    r = in_place(p, view, s);
-  else
-    for (std::int64_t q = 0; q < p.planes(); ++q) {
-      const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
-      if (view.data)
-        load_row(apart ? apart[q] : view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch,
-                 s.buffer);
-      else
-        std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
-    }
+bool in_place(const View& view, const View (&apart)[3]) {
+  return plain<F>(view) && !planes_apart(apart);
+}
+
+// The planes of a strip where they lie in the tensor, or in `room`, which holds the pixels fetched.
+template <class F>
+Planes<F> planes_of(const Problem& p, const View& view, F* const room[3], bool direct, const Strip<F>& s) {
+  Planes<F> r{{}, direct ? view.w : s.pitch};
+  for (std::int64_t q = 0; q < p.planes(); ++q)
+    r.plane[q] = direct ? reinterpret_cast<F*>(view.at(s.n, s.ho, s.wo0, q * p.lanes() + s.lane0))
+                        : room[q] + (s.wo0 - s.fetched_wo0) * s.pitch;
+  return r;
+}
+template <class F>
+Planes<const F> read_only(const Planes<F>& r) {
   return {{r.plane[0], r.plane[1], r.plane[2]}, r.pitch};
+}
+
+template <class F>
+void fetch_planes(const Problem& p, const View& view, const View* apart, const Strip<F>& s,
+                  F* const room[3]) {
+  for (std::int64_t q = 0; q < p.planes(); ++q) {
+    const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
+    if (view.data)
+      load_row(apart ? apart[q] : view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch,
+               s.buffer);
+    else
+      std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
+  }
 }
 
 }  // namespace
@@ -291,29 +296,38 @@ const char* too_wide(const Problem& p) {
 }
 
 template <class F>
-Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room) {
+Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room, std::int64_t fetched) {
   pitch = padded(room);
-  const std::int64_t size = pixels(room) * pitch;
+  const std::int64_t size = pixels(room) * pitch, fetched_size = std::max(pixels(room), fetched) * pitch;
   h0 = carver.take<std::int32_t>(size), w0 = carver.take<std::int32_t>(size);
   hh = carver.take<F>(size), lh = carver.take<F>(size), hw = carver.take<F>(size), lw = carver.take<F>(size);
   m = carver.take<F>(size);
   weights = carver.take<F>(4 * size);
   const bool needs_second = p.pass == Pass::grad_grad;
   second = needs_second ? carver.take<F>(4 * size) : nullptr;
-  for (F*& plane : planes) plane = carver.take<F>(size);
-  for (F*& plane : gg) plane = needs_second ? carver.take<F>(size) : nullptr;
-  buffer = carver.take<F>(size);
+  for (F*& plane : planes) plane = carver.take<F>(fetched_size);
+  for (F*& plane : gg) plane = needs_second ? carver.take<F>(fetched_size) : nullptr;
+  buffer = carver.take<F>(fetched_size);
+}
+
+template <class F>
+void fetch(const Problem& p, Strip<F>& s) {
+  s.fetched_wo0 = s.wo0, s.fetched_count = s.count;
+  if (!in_place<F>(p.offsets, p.offsets_planes))
+    fetch_planes(p, p.offsets, planes_apart(p.offsets_planes), s, s.planes);
+  if (s.second) fetch_planes(p, p.gg_offsets, nullptr, s, s.gg);  // in whole vectors, and maybe absent
 }
 
 template <class F>
 void locate(const Problem& p, Strip<F>& s) {
-  const auto offsets = read_planes(p, p.offsets, planes_apart(p.offsets_planes), s, s.planes, false);
+  const auto offsets =
+      read_only(planes_of(p, p.offsets, s.planes, in_place<F>(p.offsets, p.offsets_planes), s));
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(LocateF32)(p, s, offsets);
   else
     HWY_DYNAMIC_DISPATCH(LocateF64)(p, s, offsets);
   if (!s.second) return;
-  const auto gg = read_planes(p, p.gg_offsets, nullptr, s, s.gg, true);
+  const auto gg = read_only(planes_of(p, p.gg_offsets, s.gg, false, s));
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(SecondF32)(p, s, gg);
   else
@@ -322,29 +336,36 @@ void locate(const Problem& p, Strip<F>& s) {
 
 template <class F>
 void finish(const Problem& p, Strip<F>& s, const F* dots, const F* dots_u, std::int64_t dots_pitch) {
-  const Planes<const F> gg{{s.gg[0], s.gg[1], s.gg[2]}, s.pitch};
-  const View* apart = planes_apart(p.grad_offsets_planes);
-  const bool direct = plain<F>(p.grad_offsets) && !apart;
-  const Planes<F> out =
-      direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
+  const auto gg = s.second ? read_only(planes_of(p, p.gg_offsets, s.gg, false, s)) : Planes<const F>();
+  const auto out =
+      planes_of(p, p.grad_offsets, s.planes, in_place<F>(p.grad_offsets, p.grad_offsets_planes), s);
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_u, dots_pitch, out);
   else
     HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_u, dots_pitch, out);
-  if (direct) return;
+}
+
+template <class F>
+void flush(const Problem& p, Strip<F>& s) {
+  if (in_place<F>(p.grad_offsets, p.grad_offsets_planes)) return;
+  const View* apart = planes_apart(p.grad_offsets_planes);
   for (std::int64_t q = 0; q < p.planes(); ++q) {
     const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
-    store_row(apart ? apart[q] : p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q],
-              out.pitch, s.buffer);
+    store_row(apart ? apart[q] : p.grad_offsets, s.n, s.ho, s.fetched_wo0, s.fetched_count, c0, c0 + s.lanes,
+              s.planes[q], s.pitch, s.buffer);
   }
 }
 
 template struct Strip<float>;
 template struct Strip<double>;
+template void fetch(const Problem&, Strip<float>&);
+template void fetch(const Problem&, Strip<double>&);
 template void locate(const Problem&, Strip<float>&);
 template void locate(const Problem&, Strip<double>&);
 template void finish(const Problem&, Strip<float>&, const float*, const float*, std::int64_t);
 template void finish(const Problem&, Strip<double>&, const double*, const double*, std::int64_t);
+template void flush(const Problem&, Strip<float>&);
+template void flush(const Problem&, Strip<double>&);
 
 }  // namespace tapfield::cpu
 #endif  // HWY_ONCE

@@ -16,15 +16,21 @@ constexpr std::int32_t kDead = std::numeric_limits<std::int32_t>::min();
 // Scratch of one strip. Lane l of pixel i stands at [i * pitch + l]; arrays are padded to whole vectors.
 template <class F>
 struct Strip {
-  Strip(Carver& carver, const Problem& p, std::int64_t lanes);  // room for `lanes` lanes of pixels() pixels
+  // Room for `lanes` lanes of pixels() pixels, and to fetch `fetched` pixels (those, if fewer).
+  Strip(Carver& carver, const Problem& p, std::int64_t lanes, std::int64_t fetched = 0);
 
-  // Pixels in a strip of so many lanes: a strip's arrays stay in L1 and L2.
-  static std::int64_t pixels(std::int64_t lanes) { return lanes >= 2048 ? 1 : 2048 / (lanes ? lanes : 1); }
+  // Pixels in a strip of so many lanes: a strip's arrays stay in L1 and L2; where there are that many, whole
+  // cache lines of planes whose pixels are adjacent.
+  static std::int64_t pixels(std::int64_t lanes) {
+    const std::int64_t most = lanes >= 2048 ? 1 : 2048 / (lanes ? lanes : 1);
+    return most < 8 ? most : (most + 8) / 16 * 16;
+  }
   static std::int64_t padded(std::int64_t lanes) { return (lanes + 15) / 16 * 16; }
 
   // Where the strip lies.
-  std::int64_t n = 0, ho = 0, wo0 = 0, count = 0;  // pixels [wo0, wo0 + count) of output row ho of image n
-  std::int64_t lane0 = 0, lanes = 0;               // lanes [lane0, lane0 + lanes), whole groups
+  std::int64_t n = 0, ho = 0, wo0 = 0, count = 0;   // pixels [wo0, wo0 + count) of output row ho of image n
+  std::int64_t lane0 = 0, lanes = 0;                // lanes [lane0, lane0 + lanes), whole groups
+  std::int64_t fetched_wo0 = 0, fetched_count = 0;  // what fetch() has fetched: holds the strip
 
   std::int64_t pitch;
   std::int32_t *h0, *w0;  // cell; h0 = kDead where the tap is dead
@@ -32,17 +38,22 @@ struct Strip {
   F* m;                   // mask, 1 if not modulated; 0 where dead
   F* weights;             // [..][4]: m b00, m b01, m b10, m b11
   F* second;              // [..][4]: second_weight of the corners 00, 01, 10, 11; null but in grad_grad
-  F* planes[3];           // offsets, then grad_offsets, where the tensor's own memory cannot serve
-  F* gg[3];               // gg_offsets; null but in grad_grad
-  void* buffer;           // of 16-bit elements on their way
+  // Of the pixels fetched:
+  F* planes[3];  // offsets, then grad_offsets, where the tensor's own memory cannot serve
+  F* gg[3];      // gg_offsets; null but in grad_grad
+  void* buffer;  // of 16-bit elements on their way
 };
 
-// Reads offsets; fills in h0, w0, lh, lw, m and weights, and second (from gg_offsets, absent = 0) where there
-// is room.
+// Reads the strip's offsets (and gg_offsets, absent = 0) where locate cannot read them in place. Strips
+// inside it can then be located and finished one after another; flush() follows.
+template <class F>
+void fetch(const Problem& p, Strip<F>& strip);
+
+// Fills in h0, w0, lh, lw, m and weights, and second where there is room, of a strip fetched.
 template <class F>
 void locate(const Problem& p, Strip<F>& strip);
 
-// Writes grad_offsets of a located strip from its dots: the four sum(grad * v_corner), and for
+// grad_offsets of a located strip from its dots: the four sum(grad * v_corner), and for
 // Pass::grad_grad the four sum(grad * u_corner); else dots_u is not read. Dots of dead taps are not looked
 // at; 4 vectors past the last one are read.
 template <class F>
@@ -50,5 +61,9 @@ void finish(const Problem& p, Strip<F>& strip,
             const F* dots,    // [count][dots_pitch][4]
             const F* dots_u,  // [count][dots_pitch][4]
             std::int64_t dots_pitch);
+
+// Brings to the tensor what finish could not write in place, of all pixels fetched.
+template <class F>
+void flush(const Problem& p, Strip<F>& strip);
 
 }  // namespace tapfield::cpu

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/pack.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h
@@ -7,6 +9,16 @@
 
 #include "cpu/simd.h"
 #include "cpu/pack.h"
+
+#ifndef TAPFIELD_CPU_PACK_ONCE_
+#define TAPFIELD_CPU_PACK_ONCE_
+namespace tapfield::cpu {
+
+// Rows so long, of so many bytes together, go past the cache.
+constexpr std::int64_t kStreamedRow = 256, kStreamedBytes = 32 << 10;
+
+}  // namespace tapfield::cpu
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
@@ -111,7 +123,8 @@ void TransposeT(const E* src, std::int64_t src_stride, std::int64_t rows, std::i
     const std::int64_t ahead_rows = f1 < far ? (far - f1 < kLine ? far - f1 : kLine) : f1 - f0;
     for (std::int64_t n0 = 0; n0 < near; n0 += kLine) {
       const std::int64_t n1 = n0 + kLine < near ? n0 + kLine : near;
-      for (std::int64_t f = 0; f < ahead_rows; ++f) hwy::Prefetch(ahead + f * far_stride + n0);
+      for (std::int64_t f = 0; f < ahead_rows; ++f)
+        __builtin_prefetch(ahead + f * far_stride + n0, kFarSource ? 0 : 1, 2);
       for (std::int64_t f = f0; f < f1; f += kTile)
         for (std::int64_t n = n0; n < n1; n += kTile) {
           const std::int64_t i = kFarSource ? f : n, j = kFarSource ? n : f;
@@ -128,13 +141,46 @@ void TransposeT(const E* src, std::int64_t src_stride, std::int64_t rows, std::i
   }
 }
 
+// count elements, of dst whole lines past the cache.
+template <class E>
+void StreamElements(const E* HWY_RESTRICT src, std::int64_t count, E* HWY_RESTRICT dst) {
+  const hn::CappedTag<E, 64 / sizeof(E)> d;
+  constexpr std::int64_t kLanes = hn::MaxLanes(hn::CappedTag<E, 64 / sizeof(E)>()), kLine = 64 / sizeof(E);
+  const auto in_line = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(dst) % 64 / sizeof(E));
+  std::int64_t i = in_line ? std::min(kLine - in_line, count) : 0;
+  std::memcpy(dst, src, static_cast<std::size_t>(i) * sizeof(E));
+  for (; i + kLine <= count; i += kLine)
+    for (std::int64_t l = 0; l < kLine; l += kLanes) hn::Stream(hn::LoadU(d, src + i + l), d, dst + i + l);
+  std::memcpy(dst + i, src + i, static_cast<std::size_t>(count - i) * sizeof(E));
+}
+
+// dst's rows lie far apart, and are written in lines past the cache, which else would be read first: a piece
+// of them is transposed nearby, then copied.
+template <class E>
+void TransposeStreamed(const E* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, E* dst,
+                       std::int64_t dst_stride) {
+  constexpr std::int64_t kLine = 64 / sizeof(E), kPiece = 1024 / sizeof(E), kPitch = kPiece + kLine;
+  E piece[kLine * kPitch];
+  for (std::int64_t j0 = 0; j0 < columns; j0 += kLine)
+    for (std::int64_t i0 = 0; i0 < rows; i0 += kPiece) {
+      const std::int64_t r = std::min(kPiece, rows - i0), c = std::min(kLine, columns - j0);
+      TransposeT<false>(src + i0 * src_stride + j0, src_stride, r, c, piece, kPitch, 0);
+      for (std::int64_t j = 0; j < c; ++j)
+        StreamElements(piece + j * kPitch, r, dst + (j0 + j) * dst_stride + i0);
+    }
+  hwy::FlushStream();
+}
+
 template <bool kFarSource>
 void TransposeBytes(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
                     std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
   const auto run = [&](auto element) HWY_ATTR {
     using E = decltype(element);
-    TransposeT<kFarSource>(static_cast<const E*>(src), src_stride, rows, columns, static_cast<E*>(dst),
-                           dst_stride, next);
+    const E* from = static_cast<const E*>(src);
+    E* to = static_cast<E*>(dst);
+    if (!kFarSource && rows * size >= kStreamedRow && rows * columns * size >= kStreamedBytes)
+      return TransposeStreamed(from, src_stride, rows, columns, to, dst_stride);
+    TransposeT<kFarSource>(from, src_stride, rows, columns, to, dst_stride, next);
   };
   size == 2 ? run(std::uint16_t()) : size == 4 ? run(std::uint32_t()) : run(std::uint64_t());
 }

@@ -61,7 +61,8 @@ WindowsPlan plan_windows(const Problem& p, const Workers& workers, const Windows
   std::int64_t cells = 0, rows = 0;
   for (std::int64_t at = 0; at < bands; ++at)
     cells += scratch.cells[at], rows = std::max(rows, scratch.ends[at] - scratch.begins[at]);
-  if (cells > images * p.ho * p.wo * p.lanes() && scratch.whole.fits(sizeof(F))) {
+  const bool scattered = cells > images * p.ho * p.wo * p.lanes();
+  if (scattered && scratch.whole.fits(sizeof(F))) {
     for (std::int64_t i = 0; i < images; ++i) {
       for (std::int64_t g = 0; g < p.groups; ++g)
         scratch.windows[i * p.groups + g] = {-1, -1, static_cast<std::int32_t>(p.h + 1),
@@ -72,8 +73,8 @@ WindowsPlan plan_windows(const Problem& p, const Workers& workers, const Windows
   }
   const std::int64_t rounds = find_rounds(scratch, images), items = bands * tiled.blocks;
   // Less than two items a round; whatever the threads, so that any number of them gives the same bits.
-  if (rounds > 1 && items < 2 * rounds && rows <= scratch.apart_rows) return {tiled, rounds, true};
-  return {items < 2 * workers.slots() * rounds ? scratch.split : tiled, rounds, false};
+  if (rounds > 1 && items < 2 * rounds && rows <= scratch.apart_rows) return {tiled, rounds, true, scattered};
+  return {items < 2 * workers.slots() * rounds ? scratch.split : tiled, rounds, false, scattered};
 }
 
 template WindowsPlan plan_windows(const Problem&, const Workers&, const WindowsScratch<float>&, std::int64_t,

@@ -7,7 +7,9 @@
 // of a tile the sums are added to grad_x. Docs: docs/operators.md, "Gradient" and "Second derivative".
 //
 // Taps outside their window are listed and added last. Where windows would hold more cells than there are
-// taps, the offsets are scattered: then a window is the whole map, a few groups at a time.
+// taps, the offsets are scattered: then a window is the whole map, a few groups at a time; or, where that is
+// too large and groups have more than 16 channels, the call is left to binned.cpp, which takes a quarter of
+// the time.
 //
 // Moves: grad, x and offsets once, offsets' sample once more; x and grad_x again, from cache, where windows
 // overlap. Deterministic: bands (rows of tiles) whose windows share no row of grad_x run side by side, in
@@ -21,6 +23,7 @@
 #define HWY_TARGET_INCLUDE "cpu/windowed.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h
 
+#include "cpu/outliers.h"
 #include "cpu/window_taps.h"
 #include "cpu/cpu.h"
 #include "cpu/windowed.h"
@@ -40,63 +43,24 @@ namespace tapfield::cpu::HWY_NAMESPACE {
 
 // One batch of images.
 template <class F, bool kSecond>
-struct WindowedBatch {
-  const Problem& p;
-  const Workers& workers;
-  const WindowsScratch<F>& scratch;
-  std::int64_t n0, images;
-  const WindowsPlan plan;
-  using Slot = typename WindowsScratch<F>::Slot;
-
-  const Tiling& tiling() const { return plan.tiling; }
-  std::int64_t band_rows(std::int64_t band) const {  // of output pixels
-    return std::min(tiling().rows, p.ho - band * tiling().rows);
-  }
-  // Channels of an image from c on, in scratch (if it is there) or in place.
-  template <class E>
-  Image<E> image(F* packed, const View& view, std::int64_t i, std::int64_t c) const {
-    Image<E> r =
-        packed ? Image<E>{packed + i * p.h * p.w * p.c, p.w * p.c, p.c} : image_in_place<E>(view, n0 + i);
-    r.data += c;
-    return r;
-  }
-  auto x(std::int64_t i, std::int64_t c) const { return image<const F>(scratch.x, p.x, i, c); }
-  auto u(std::int64_t i, std::int64_t c) const { return image<const F>(scratch.u, p.gg_x, i, c); }
-  auto sums(std::int64_t i, std::int64_t c) const { return image<F>(scratch.sums, p.grad_x, i, c); }
-  // A strip's pixel `i`: from where lane_grad and lane_grad_grad count. c0: the block's first channel.
-  const F* GradOf(const Slot& slot, std::int64_t i, std::int64_t c0) const {
-    const Strip<F>& s = slot.strip;
-    return scratch.direct_grad ? reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
-                               : slot.grad + i * p.kw * scratch.width;
-  }
-  F* GradGradOf(const Slot& slot, std::int64_t i, std::int64_t c0) const {
-    const Strip<F>& s = slot.strip;
-    return scratch.direct_grad_grad ? reinterpret_cast<F*>(p.grad_grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
-                                    : slot.grad_grad + i * p.kw * scratch.width;
-  }
-  // Of a located strip: what a tap adds to its corners' sums.
-  static const F* weights(const Strip<F>& s) { return kSecond ? s.second : s.weights; }
-  // The taps outside their windows of a band and block, as numbers of taps of the image.
-  std::uint32_t* outliers(std::int64_t i, std::int64_t band, std::int64_t block) const {
-    return scratch.outliers + i * p.ho * p.wo * p.lanes() + band * tiling().rows * p.wo * p.lanes() +
-           band_rows(band) * p.wo * tiling().block_begin(block) * p.taps();
-  }
-  std::uint32_t& outlier_count(std::int64_t i, std::int64_t band, std::int64_t block) const {
-    return scratch.outlier_counts[(i * tiling().bands + band) * tiling().blocks + block];
-  }
+struct WindowedBatch : WindowedTensors<F, kSecond> {
+  using Tensors = WindowedTensors<F, kSecond>;
+  using Slot = typename Tensors::Slot;
+  using Tensors::images, Tensors::n0, Tensors::p, Tensors::plan, Tensors::scratch, Tensors::workers;
+  using Tensors::tiling, Tensors::band_rows, Tensors::sums, Tensors::u, Tensors::x;
 
   // ------ One band of one block of groups
 
   // to: what the windows' sums are added to.
   void RunBand(std::int64_t i, std::int64_t band, std::int64_t block, Slot& slot, const Image<F>& to) const {
     const Tiling& t = tiling();
-    outlier_count(i, band, block) = 0;
+    Tensors::outlier_count(i, band, block) = 0;
     Strip<F>& s = slot.strip;
     s.n = n0 + i, s.pitch = Strip<F>::padded(t.lanes(p));
     s.lane0 = t.block_begin(block) * p.taps(), s.lanes = t.block_end(block, p) * p.taps() - s.lane0;
     const auto places = [&](const View& view, bool direct, std::int64_t* lane) {
       const std::int64_t w_stride = direct ? view.w : scratch.width,
-                         h_stride = direct ? view.h : t.pixels * p.kw * scratch.width;
+                         h_stride = direct ? view.h : t.fetched * p.kw * scratch.width;
       for (std::int64_t l = 0; l < s.pitch; ++l) {
         const std::int64_t g = l / p.taps(), k = l % p.taps();
         lane[l] = l < s.lanes ? k / p.kw * h_stride + k % p.kw * w_stride + g * p.group_channels() : 0;
@@ -133,20 +97,38 @@ struct WindowedBatch {
     Strip<F>& s = slot.strip;
     const std::int64_t rows = band_rows(band), columns = std::min(t.columns, p.wo - tile * t.columns);
     for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < columns; c += t.pixels) {
-        s.ho = band * t.rows + r, s.wo0 = tile * t.columns + c, s.count = std::min(t.pixels, columns - c);
-        locate(p, s);
-        const bool outliers = FindCells<F>(slot, windows.pitch, scratch.layout.cell(), dump);
-        RunStrip(block, windows, slot, tile * t.columns, columns, (band * t.rows + rows) - 1);
-        if (outliers) List(i, band, block, slot, dump);
-        if (kSecond && !scratch.direct_grad_grad)
-          for (std::int64_t kh = 0; kh < p.kh; ++kh)
-            store_taps(p.grad_grad, p.kw, s.n, s.ho, kh, s.wo0, s.count, g0 * channels,
-                       (g0 + groups) * channels, slot.grad_grad + kh * t.pixels * p.kw * scratch.width,
-                       scratch.width, slot.narrow_grad);
-        finish(p, s, slot.dots, slot.dots_u, s.pitch);
+      for (std::int64_t first = 0; first < columns; first += t.fetched) {
+        const std::int64_t last = std::min(first + t.fetched, columns), wo = tile * t.columns;
+        s.ho = band * t.rows + r, s.wo0 = wo + first, s.count = last - first;
+        Fetch(slot, g0 * channels, (g0 + groups) * channels);
+        for (std::int64_t c = first; c < last; c += t.pixels) {
+          s.wo0 = wo + c, s.count = std::min(t.pixels, last - c);
+          locate(p, s);
+          const bool outliers = FindCells<F>(slot, windows.pitch, scratch.layout.cell(), dump);
+          RunStrip(block, windows, slot, wo, columns, (band * t.rows + rows) - 1);
+          if (outliers) Tensors::List(i, band, block, slot, dump);
+          finish(p, s, slot.dots, slot.dots_u, s.pitch);
+        }
+        Flush(slot, g0 * channels, (g0 + groups) * channels);
       }
     windows.add({to.data + g0 * channels, to.h_stride, to.w_stride});
+  }
+
+  // What of the strip's pixels, channels [c0, c1), is not read in place; and not written in place.
+  void Fetch(Slot& slot, std::int64_t c0, std::int64_t c1) const {
+    Strip<F>& s = slot.strip;
+    fetch(p, s);
+    for (std::int64_t kh = 0; !scratch.direct_grad && kh < p.kh; ++kh)
+      load_taps(p.grad, p.kw, s.n, s.ho, kh, s.wo0, s.count, c0, c1,
+                slot.grad + kh * tiling().fetched * p.kw * scratch.width, scratch.width, slot.narrow_grad);
+  }
+  void Flush(Slot& slot, std::int64_t c0, std::int64_t c1) const {
+    Strip<F>& s = slot.strip;
+    flush(p, s);
+    for (std::int64_t kh = 0; kSecond && !scratch.direct_grad_grad && kh < p.kh; ++kh)
+      store_taps(p.grad_grad, p.kw, s.n, s.ho, kh, s.fetched_wo0, s.fetched_count, c0, c1,
+                 slot.grad_grad + kh * tiling().fetched * p.kw * scratch.width, scratch.width,
+                 slot.narrow_grad);
   }
 
   // The taps of a located strip. The tile has `columns` pixels a row, the first in column wo; its last row is
@@ -155,12 +137,6 @@ struct WindowedBatch {
                 std::int64_t columns, std::int64_t last_ho) const {
     const Strip<F>& s = slot.strip;
     const std::int64_t c0 = tiling().block_begin(block) * p.group_channels();
-    const std::int64_t width = scratch.width, kh_stride = tiling().pixels * p.kw * width;
-    if (!scratch.direct_grad)
-      for (std::int64_t kh = 0; kh < p.kh; ++kh)
-        load_taps(p.grad, p.kw, s.n, s.ho, kh, s.wo0, s.count, c0,
-                  c0 + s.lanes / p.taps() * p.group_channels(), slot.grad + kh * kh_stride, width,
-                  slot.narrow_grad);
     const TapsFunction<F> run = ChooseTaps<F, kSecond>(scratch.layout, p.group_channels());
     Taps<F> t{};
     t.x = windows.x, t.u = slot.u, t.sums = windows.sums, t.below = windows.pitch;
@@ -190,13 +166,13 @@ struct WindowedBatch {
         t.offsets_ahead[q] = p.offsets.at(s.n, offsets_at.ho, offsets_at.wo, channel);
         t.grad_offsets_ahead[q] = p.grad_offsets.at(s.n, grad_at.ho, grad_at.wo, channel);
       }
-      t.grad = t.grad_ahead = GradOf(slot, i, c0);
+      t.grad = t.grad_ahead = Tensors::GradOf(slot, i, c0);
       if (scratch.direct_grad)
         t.grad_ahead = reinterpret_cast<const F*>(p.grad.tap(s.n, grad_at.ho, 0, grad_at.wo, 0, c0));
-      t.cells = slot.cells + i * s.pitch, t.weights = weights(s) + 4 * i * s.pitch,
+      t.cells = slot.cells + i * s.pitch, t.weights = Tensors::weights(s) + 4 * i * s.pitch,
       t.dots = slot.dots + 4 * i * s.pitch;
       if constexpr (kSecond) {
-        t.grad_grad = GradGradOf(slot, i, c0);
+        t.grad_grad = Tensors::GradGradOf(slot, i, c0);
         t.u_weights = s.weights + 4 * i * s.pitch, t.dots_u = slot.dots_u + 4 * i * s.pitch;
       }
       run(t);
@@ -253,73 +229,6 @@ struct WindowedBatch {
     }
   }
 
-  // ------ Taps outside their windows
-
-  // Which they are; their dots, and their rows of grad_grad.
-  void List(std::int64_t i, std::int64_t band, std::int64_t block, Slot& slot, std::int32_t dump) const {
-    const Strip<F>& s = slot.strip;
-    const std::int64_t channels = p.group_channels(), c0 = s.lane0 / p.taps() * channels;
-    const Image<const F> x_image = x(i, 0), u_image = kSecond && p.gg_x.data ? u(i, 0) : Image<const F>();
-    std::uint32_t* list = outliers(i, band, block);
-    std::uint32_t& count = outlier_count(i, band, block);
-    for (std::int64_t j = 0; j < s.count; ++j)
-      for (std::int64_t l = 0; l < s.lanes; ++l) {
-        const std::int64_t at = j * s.pitch + l, lane = s.lane0 + l, c = lane / p.taps() * channels;
-        if (slot.cells[at] != dump || s.h0[at] == kDead) continue;
-        list[count++] = static_cast<std::uint32_t>((s.ho * p.wo + s.wo0 + j) * p.lanes() + lane);
-        const F* grad = GradOf(slot, j, c0) + slot.lane_grad[l];
-        const CornerRows<const F> v(x_image, p.h, p.w, s.h0[at], s.w0[at], c, scratch.zeros);
-        Dots(grad, v, slot.dots + 4 * at);
-        if constexpr (kSecond) {
-          const auto w = u_image.data
-                             ? CornerRows<const F>(u_image, p.h, p.w, s.h0[at], s.w0[at], c, scratch.zeros)
-                             : CornerRows<const F>(scratch.zeros);
-          Dots(grad, w, slot.dots_u + 4 * at);
-          F* out = GradGradOf(slot, j, c0) + slot.lane_grad_grad[l];
-          const F *a = s.second + 4 * at, *b = s.weights + 4 * at;
-          for (std::int64_t k = 0; k < channels; ++k)
-            out[k] = (a[0] * v.p00[k] + a[1] * v.p01[k] + a[2] * v.p10[k] + a[3] * v.p11[k]) +
-                     (b[0] * w.p00[k] + b[1] * w.p01[k] + b[2] * w.p10[k] + b[3] * w.p11[k]);
-        }
-      }
-  }
-
-  void Dots(const F* grad, const CornerRows<const F>& corners, F* to) const {
-    F dots[4] = {};
-    for (std::int64_t c = 0; c < p.group_channels(); ++c) {
-      dots[0] += grad[c] * corners.p00[c], dots[1] += grad[c] * corners.p01[c];
-      dots[2] += grad[c] * corners.p10[c], dots[3] += grad[c] * corners.p11[c];
-    }
-    std::copy_n(dots, 4, to);
-  }
-
-  // What they add to grad_x.
-  void AddListed(std::int64_t i, std::int64_t block, Slot& slot) const {
-    Strip<F>& s = slot.strip;
-    const std::int64_t channels = p.group_channels();
-    const Image<F> to = sums(i, 0);
-    for (std::int64_t band = 0; band < tiling().bands; ++band)
-      for (std::uint32_t o = 0; o < outlier_count(i, band, block); ++o) {
-        const std::int64_t tap = outliers(i, band, block)[o], pixel = tap / p.lanes(), lane = tap % p.lanes();
-        const std::int64_t g = lane / p.taps(), k = lane % p.taps();
-        s.n = n0 + i, s.ho = pixel / p.wo, s.wo0 = pixel % p.wo, s.count = 1, s.lane0 = g * p.taps(),
-        s.lanes = p.taps();
-        locate(p, s);
-        View row = p.grad;
-        row.data = p.grad.tap(s.n, s.ho, k / p.kw, s.wo0, k % p.kw, g * channels);
-        const F* grad = reinterpret_cast<const F*>(row.data);
-        if (!scratch.direct_grad) {
-          load_row(row, 0, 0, 0, 1, 0, channels, slot.grad, channels, slot.narrow_grad);
-          grad = slot.grad;
-        }
-        const CornerRows<F> corners(to, p.h, p.w, s.h0[k], s.w0[k], g * channels, nullptr);
-        F* const rows[4] = {corners.p00, corners.p01, corners.p10, corners.p11};
-        for (int corner = 0; corner < 4; ++corner)
-          for (std::int64_t c = 0; rows[corner] && c < channels; ++c)
-            rows[corner][c] += weights(s)[4 * k + corner] * grad[c];
-      }
-  }
-
   void Run() const {
     workers.run(images * p.h, [&](std::int64_t row, int index) {
       const std::int64_t i = row / p.h, h = row % p.h;
@@ -333,7 +242,7 @@ struct WindowedBatch {
     const std::int64_t blocks = tiling().blocks;
     workers.run(images * blocks, [&](std::int64_t item, int index) {
       Slot slot = scratch.slot(p, index);
-      AddListed(item / blocks, item % blocks, slot);
+      Tensors::AddListed(item / blocks, item % blocks, slot);
     });
     for (std::int64_t i = 0; scratch.sums && i < images; ++i)
       store_image(workers, p.grad_x, n0 + i, p.h, p.w, 0, p.c, scratch.sums + i * p.h * p.w * p.c, p.c,
@@ -341,8 +250,9 @@ struct WindowedBatch {
   }
 };
 
+// False, and nothing is done, if the offsets, of the first images, are to be binned.
 template <class F, bool kSecond>
-void WindowedF(const Problem& p, const Workers& workers, void* workspace) {
+bool WindowedF(const Problem& p, const Workers& workers, void* workspace) {
   const WindowsScratch<F> scratch(Carver(workspace), p, workers.slots(), nullptr);
   std::fill_n(scratch.zeros, p.group_channels(), F{0});
   for (int s = 0; s < workers.slots(); ++s) {
@@ -354,16 +264,19 @@ void WindowedF(const Problem& p, const Workers& workers, void* workspace) {
   for (std::int64_t n0 = 0; n0 < p.n; n0 += scratch.images) {
     const std::int64_t images = std::min(scratch.images, p.n - n0);
     const WindowsPlan plan = plan_windows(p, workers, scratch, n0, images);
-    WindowedBatch<F, kSecond>{p, workers, scratch, n0, images, plan}.Run();
+    if (n0 == 0 && plan.scattered && bins_scattered(p, scratch)) return false;
+    WindowedBatch<F, kSecond>{{p, workers, scratch, n0, images, plan}}.Run();
   }
+  return true;
 }
 
 void Windowed(const Problem& p, const Workers& workers, void* workspace) {
-  const bool second = p.pass == Pass::grad_grad;
-  if (p.x.dtype == DType::float64)
-    second ? WindowedF<double, true>(p, workers, workspace) : WindowedF<double, false>(p, workers, workspace);
-  else
-    second ? WindowedF<float, true>(p, workers, workspace) : WindowedF<float, false>(p, workers, workspace);
+  const auto run = [&](auto f) {
+    using F = decltype(f);
+    return p.pass == Pass::grad_grad ? WindowedF<F, true>(p, workers, workspace)
+                                     : WindowedF<F, false>(p, workers, workspace);
+  };
+  if (!(p.x.dtype == DType::float64 ? run(double()) : run(float()))) binned(p, workers, workspace);
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -388,12 +301,13 @@ const char* windowed_why_not(const Problem& p) {
 double windowed_cost(const Problem&) { return 0.5; }
 
 std::size_t windowed_workspace(const Problem& p, int slots) {
-  std::size_t used = 0;
-  if (p.x.dtype == DType::float64)
-    WindowsScratch<double>(Carver(), p, slots, &used);
-  else
-    WindowsScratch<float>(Carver(), p, slots, &used);
-  return used;
+  const auto bytes = [&](auto f) {
+    using F = decltype(f);
+    std::size_t used = 0;
+    const WindowsScratch<F> scratch(Carver(), p, slots, &used);
+    return bins_scattered(p, scratch) ? std::max(used, binned_workspace(p, slots)) : used;
+  };
+  return p.x.dtype == DType::float64 ? bytes(double()) : bytes(float());
 }
 
 void windowed(const Problem& p, const Workers& workers, void* workspace) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cpu/cpu.h"
 #include "cpu/slots.h"
 #include "cpu/windows.h"
 
@@ -43,18 +44,19 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
     std::int64_t room;    // elements of each
     std::int32_t* cells;  // [pixels][pitch]: where a tap lies in the windows
     F *dots, *dots_u;     // [pixels][pitch][4]; +dots_u
-    F *grad, *grad_grad;  // [kh][pixels * kw][width]; null if direct; +grad_grad
+    F *grad, *grad_grad;  // [kh][fetched * kw][width]; null if direct; +grad_grad
     std::uint16_t* narrow_grad;
     // [pitch]: where a lane's grad lies, from the pixel's and block's first; +lane_grad_grad
     std::int64_t *lane_grad, *lane_grad_grad;
     std::int32_t *h, *w, *rows, *columns, *base;  // [pitch]: a lane's window
     Slot(Carver& carver, const Problem& p, const WindowsScratch& s)
-        : strip(carver, p, std::max(s.tiled.lanes(p), s.whole.lanes(p))) {
-      std::int64_t taps = 0, pixels = 0;
+        : strip(carver, p, std::max(s.tiled.lanes(p), s.whole.lanes(p)),
+                std::max(s.tiled.fetched, s.whole.fetched)) {
+      std::int64_t taps = 0, fetched = 0;
       room = 0;
       for (const Tiling* t : {&s.tiled, &s.whole}) {
         taps = std::max(taps, t->pixels * Strip<F>::padded(t->lanes(p))),
-        pixels = std::max(pixels, t->pixels);
+        fetched = std::max(fetched, t->fetched);
         if (t->fits(sizeof(F)))
           room = std::max(room, t->block_groups * t->room +
                                     2 * (s.layout.pitch(t->max_columns, sizeof(F)) + s.layout.cell()));
@@ -62,7 +64,7 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
       x = carver.take<F>(room), u = carver.take<F>(s.second ? room : 0), sums = carver.take<F>(room);
       cells = carver.take<std::int32_t>(taps), dots = carver.take<F>(4 * taps + 64);
       dots_u = carver.take<F>(s.second ? 4 * taps + 64 : 0);
-      const std::int64_t rows_of_grad = p.taps() * pixels * s.width;
+      const std::int64_t rows_of_grad = p.taps() * fetched * s.width;
       const bool direct = s.direct_grad && s.direct_grad_grad;
       grad = carver.take<F>(s.direct_grad ? 0 : rows_of_grad);
       grad_grad = carver.take<F>(s.direct_grad_grad ? 0 : rows_of_grad);
@@ -112,7 +114,15 @@ struct WindowsPlan {
   const Tiling& tiling;
   std::int64_t rounds;  // bands of one round share no row of grad_x
   bool apart;  // instead: nearly all bands share the few rows that they touch, and each has sums of its own
+  bool scattered =
+      false;  // windows hold more cells than there are taps, and one of the whole map does not fit
 };
+
+// Are scattered offsets binned? Where a window of the whole map does not fit and cells are of some lines.
+template <class F>
+bool bins_scattered(const Problem& p, const WindowsScratch<F>& scratch) {
+  return scratch.layout.channels > 16 && !scratch.whole.fits(sizeof(F)) && !binned_why_not(p);
+}
 
 // Finds the windows of images [n0, n0 + images): fills in windows, rounds and turns for the plan's tiling.
 template <class F>

@@ -257,6 +257,10 @@ Tiling::Tiling(const Problem& p, std::size_t size, bool whole_map)
   const std::int64_t most = std::clamp<std::int64_t>(kStripTaps / lanes(p), 1, columns),
                      strips = (columns + most - 1) / most;
   pixels = (columns + strips - 1) / strips;
+  const bool lines = !p.grad.adjacent() || !p.offsets.adjacent() || !p.grad_offsets.adjacent() ||
+                     p.offsets_planes[0].data || p.grad_offsets_planes[0].data;
+  fetched = lines && kLinePixels * lanes(p) <= kFetchedTaps ? std::min(std::max(pixels, kLinePixels), columns)
+                                                            : pixels;
 }
 
 template <class F>
@@ -344,6 +348,7 @@ void find_windows(const Problem& p, const Tiling& t, Strip<F>& s, std::int64_t n
     for (std::int64_t i = step_h / 2; i < rows; i += step_h)
       for (std::int64_t j = step_w / 2; j < columns; j += step_w) {
         s.ho = ho + i, s.wo0 = wo + j;
+        fetch(p, s);
         locate(p, s);
         std::int64_t l = 0;
         for (std::int64_t g = 0; g < g1 - g0; ++g)

@@ -48,6 +48,8 @@ struct Tiling {
   static constexpr std::int64_t kGroups = 16;
   // Taps of a strip of pixels, about: what locate leaves for them (some 50 bytes each) stays in L1.
   static constexpr std::int64_t kStripTaps = 640;
+  // Pixels fetched at once where they are adjacent: a cache line; if their taps are no more than these.
+  static constexpr std::int64_t kLinePixels = 16, kFetchedTaps = 8192;
 
   bool whole;                          // one tile, one window
   std::int64_t rows, columns;          // output pixels of a tile
@@ -56,6 +58,7 @@ struct Tiling {
   std::int64_t room;                   // elements of a group's window, at most
   std::int64_t block_groups, blocks;   // groups worked on together, and how many times that is
   std::int64_t pixels;                 // of a strip
+  std::int64_t fetched;                // of some strips, whose packed tensors are fetched together
 
   Tiling(const Problem& p, std::size_t size, bool whole);
   bool fits(std::size_t size) const {

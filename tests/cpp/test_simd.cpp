@@ -247,6 +247,7 @@ void positions_are_those_of_math_h(int rounds) {
     for (std::int64_t ho = 0; ho < p.ho; ++ho) {
       Strip<F>& s = *located.strip;
       s.ho = ho;
+      fetch(p, s);
       locate(p, s);
       for (std::int64_t i = 0; i < s.count; ++i)
         for (std::int64_t l = 0; l < s.lanes; ++l) {
@@ -315,12 +316,14 @@ void finish_is_that_of_math_h(bool second, bool modulated) {
   Located<F> located(p, wo);
   Strip<F>& s = *located.strip;
   s.ho = 1;
+  fetch(p, s);
   locate(p, s);
   for (std::int64_t t = 0; t < wo * lanes; ++t)  // dots of dead taps are not looked at
     if (s.h0[t / lanes * s.pitch + t % lanes] == kDead)
       for (std::vector<F>* v : {&dots, &dots_u})
         std::fill_n(v->data() + 4 * t, 4, std::numeric_limits<F>::quiet_NaN());
   finish(p, s, dots.data(), second ? dots_u.data() : nullptr, lanes);
+  flush(p, s);
 
   constexpr F eps = std::numeric_limits<F>::epsilon();
   for (std::int64_t i = 0; i < wo; ++i)
