@@ -23,18 +23,6 @@ struct Magnitudes {
   static double term(double t) { return std::fabs(t); }
 };
 
-// A sum of any length: what an addition rounds off is kept beside it (Neumaier), so that the reference's own
-// error does not grow with the number of taps that meet in a pixel.
-struct Sum {
-  double sum = 0, lost = 0;
-  void operator+=(double term) {
-    const double next = sum + term;
-    lost += std::fabs(sum) >= std::fabs(term) ? (sum - next) + term : (term - next) + sum;
-    sum = next;
-  }
-  double value() const { return std::isfinite(sum) ? sum + lost : sum; }
-};
-
 // ------ Elements: exact when read, rounded once, to nearest even, when written
 
 // A 16-bit float has 1 sign bit, some exponent bits and `digits` bits of fraction; its smallest normal is
@@ -159,11 +147,46 @@ void write_offsets(const Problem& p, const View& out, int64_t n, int64_t ho, int
   if (p.modulated) write(out, n, ho, wo, 2 * plane + tap, mask);
 }
 
-void write_image(const Problem& p, const View& out, int64_t n, const Sum* sums) {
-  for (int64_t h = 0; h < p.h; ++h)
-    for (int64_t w = 0; w < p.w; ++w)
-      for (int64_t c = 0; c < p.c; ++c) write(out, n, h, w, c, sums[(h * p.w + w) * p.c + c].value());
-}
+// The sums of one image of grad_x, of any length: in double, which is enough for narrower outputs. For
+// float64 the sums are kept in grad_x itself, and beside them what each addition rounds off (Neumaier), so
+// that the reference's own error does not grow with the number of taps that meet in a pixel.
+class ImageSums {
+ public:
+  ImageSums(const Problem& problem, int64_t image, double* scratch)  // scratch: [h, w, c]
+      : p(problem), n(image), beside(scratch), exact(p.grad_x.dtype == DType::float64) {
+    std::fill_n(beside, p.h * p.w * p.c, 0.0);
+    if (exact) for_each([&](int64_t h, int64_t w, int64_t c, double) { write(p.grad_x, n, h, w, c, 0); });
+  }
+  void add(int64_t h, int64_t w, int64_t c, double term) {
+    double& kept = beside[(h * p.w + w) * p.c + c];
+    if (!exact) {
+      kept += term;
+      return;
+    }
+    const double sum = read(p.grad_x, n, h, w, c), next = sum + term;
+    kept += std::fabs(sum) >= std::fabs(term) ? (sum - next) + term : (term - next) + sum;
+    write(p.grad_x, n, h, w, c, next);
+  }
+  void finish() {
+    for_each([&](int64_t h, int64_t w, int64_t c, double kept) {
+      const double sum = exact ? read(p.grad_x, n, h, w, c) : 0;
+      write(p.grad_x, n, h, w, c, std::isfinite(sum) ? sum + kept : sum);
+    });
+  }
+
+ private:
+  template <class Visit>
+  void for_each(const Visit& visit) {
+    for (int64_t h = 0; h < p.h; ++h)
+      for (int64_t w = 0; w < p.w; ++w)
+        for (int64_t c = 0; c < p.c; ++c) visit(h, w, c, beside[(h * p.w + w) * p.c + c]);
+  }
+
+  const Problem& p;
+  int64_t n;
+  double* beside;
+  bool exact;
+};
 
 // ------ Forward
 
@@ -187,16 +210,17 @@ void forward_pass(const Problem& p) {
 // ------ Gradient
 
 template <class Kind>
-void grad_pass(const Problem& p, Sum* grad_x) {  // grad_x: [h, w, c] of one image
+void grad_pass(const Problem& p, double* scratch) {  // [h, w, c]
   const int64_t channels = p.c / p.groups;
-  const auto scatter = [&](int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh, int64_t kw) {
+  const auto scatter = [&](ImageSums& grad_x, int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh,
+                           int64_t kw) {
     const Tap t = tap_at(p, n, ho, wo, g, kh, kw);
     double along_w = 0, along_h = 0, mask = 0;
     if (t.live)
       for_each_corner(p, t, [&](int64_t h, int64_t w, double b, double dw, double dh, double) {
         for (int64_t c = g * channels; c < (g + 1) * channels; ++c) {
           const double grad = read(p.grad, n, ho * p.kh + kh, wo * p.kw + kw, c), v = read(p.x, n, h, w, c);
-          grad_x[(h * p.w + w) * p.c + c] += Kind::term(grad * t.m * b);
+          grad_x.add(h, w, c, Kind::term(grad * t.m * b));
           along_w += Kind::term(grad * t.m * dw * v);
           along_h += Kind::term(grad * t.m * dh * v);
           mask += Kind::term(grad * b * v);
@@ -205,18 +229,19 @@ void grad_pass(const Problem& p, Sum* grad_x) {  // grad_x: [h, w, c] of one ima
     write_offsets(p, p.grad_offsets, n, ho, wo, (g * p.kh + kh) * p.kw + kw, along_w, along_h, mask);
   };
   for (int64_t n = 0; n < p.n; ++n) {
-    std::fill_n(grad_x, p.h * p.w * p.c, Sum());
-    for_each_tap(p, n, scatter);
-    write_image(p, p.grad_x, n, grad_x);
+    ImageSums grad_x(p, n, scratch);
+    for_each_tap(p, n, [&](auto... tap) { scatter(grad_x, tap...); });
+    grad_x.finish();
   }
 }
 
 // ------ Second derivative
 
 template <class Kind>
-void grad_grad_pass(const Problem& p, Sum* grad_x) {  // grad_x: [h, w, c] of one image
+void grad_grad_pass(const Problem& p, double* scratch) {  // [h, w, c]
   const int64_t channels = p.c / p.groups, plane = p.groups * p.kh * p.kw;
-  const auto scatter = [&](int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh, int64_t kw) {
+  const auto scatter = [&](ImageSums& grad_x, int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh,
+                           int64_t kw) {
     const Tap t = tap_at(p, n, ho, wo, g, kh, kw);
     const int64_t tap = (g * p.kh + kh) * p.kw + kw;
     const auto gg_offset = [&](int64_t c) {
@@ -235,7 +260,7 @@ void grad_grad_pass(const Problem& p, Sum* grad_x) {  // grad_x: [h, w, c] of on
           grad_grad += Kind::term(t.m * b * u);
           for (double weight : w_terms) {
             grad_grad += Kind::term(weight * v);
-            grad_x[(h * p.w + w) * p.c + c] += Kind::term(weight * grad);
+            grad_x.add(h, w, c, Kind::term(weight * grad));
           }
           along_w += Kind::term(grad * t.m * dw * u) + Kind::term(grad * t.m * gg_h * dhw * v) +
                      Kind::term(grad * gg_m * dw * v);
@@ -249,29 +274,29 @@ void grad_grad_pass(const Problem& p, Sum* grad_x) {  // grad_x: [h, w, c] of on
     write_offsets(p, p.grad_offsets, n, ho, wo, tap, along_w, along_h, mask);
   };
   for (int64_t n = 0; n < p.n; ++n) {
-    std::fill_n(grad_x, p.h * p.w * p.c, Sum());
-    for_each_tap(p, n, scatter);
-    write_image(p, p.grad_x, n, grad_x);
+    ImageSums grad_x(p, n, scratch);
+    for_each_tap(p, n, [&](auto... tap) { scatter(grad_x, tap...); });
+    grad_x.finish();
   }
 }
 
 }  // namespace
 
 std::size_t workspace(const Problem& p, int) {
-  return p.pass == Pass::forward ? 0 : static_cast<std::size_t>(p.h * p.w * p.c) * sizeof(Sum);
+  return p.pass == Pass::forward ? 0 : static_cast<std::size_t>(p.h * p.w * p.c) * sizeof(double);
 }
 
 void forward(const Problem& p, const Workers&, void*) { forward_pass<Values>(p); }
 void forward_magnitudes(const Problem& p, const Workers&, void*) { forward_pass<Magnitudes>(p); }
-void grad(const Problem& p, const Workers&, void* sums) { grad_pass<Values>(p, static_cast<Sum*>(sums)); }
+void grad(const Problem& p, const Workers&, void* sums) { grad_pass<Values>(p, static_cast<double*>(sums)); }
 void grad_magnitudes(const Problem& p, const Workers&, void* sums) {
-  grad_pass<Magnitudes>(p, static_cast<Sum*>(sums));
+  grad_pass<Magnitudes>(p, static_cast<double*>(sums));
 }
 void grad_grad(const Problem& p, const Workers&, void* sums) {
-  grad_grad_pass<Values>(p, static_cast<Sum*>(sums));
+  grad_grad_pass<Values>(p, static_cast<double*>(sums));
 }
 void grad_grad_magnitudes(const Problem& p, const Workers&, void* sums) {
-  grad_grad_pass<Magnitudes>(p, static_cast<Sum*>(sums));
+  grad_grad_pass<Magnitudes>(p, static_cast<double*>(sums));
 }
 
 }  // namespace tapfield::reference

@@ -2,15 +2,15 @@
 // tapfield: DeformableOffsets, its gradient and its second derivative. The C++ interface.
 //
 // The operators are defined in docs/operators.md. Every function here
-//  - reads tensors of any strides in place and writes every element of its outputs exactly once
+//  - reads tensors of any strides in place and writes every element of its outputs
 //    (nothing is accumulated into what was there; bytes between strided elements are not touched);
 //  - throws std::invalid_argument (tapfield::dtype_error for a dtype) before it has written anything, with a
 //    message that names the argument, the rule and what came; std::bad_alloc if scratch cannot be had;
 //  - may be called from several threads at once;
 //  - gives the same bits for any number of threads and any parallel-for, on the same kind of machine.
 // Scratch is taken from Execution::workspace or kept by the library between calls (release_scratch frees it):
-// at most 64 bytes per tap of one image (96 in float64) + 8 bytes per element of one image's x (16 in the
-// reference) + 16 MiB per thread; + 35% of one image's grad when channels are not adjacent in memory.
+// at most 64 bytes per tap of one image (96 in float64) + 8 bytes per element of one image's x + 16 MiB
+// per thread; + 35% of one image's grad when channels are not adjacent in memory.
 #pragma once
 
 #include <array>

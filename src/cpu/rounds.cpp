@@ -64,9 +64,7 @@ WindowsPlan plan_windows(const Problem& p, const Workers& workers, const Windows
   const bool scattered = cells > images * p.ho * p.wo * p.lanes();
   if (scattered && scratch.whole.fits(sizeof(F))) {
     for (std::int64_t i = 0; i < images; ++i) {
-      for (std::int64_t g = 0; g < p.groups; ++g)
-        scratch.windows[i * p.groups + g] = {-1, -1, static_cast<std::int32_t>(p.h + 1),
-                                             static_cast<std::int32_t>(p.w + 1)};
+      std::fill_n(scratch.windows + i * p.groups, p.groups, whole_map(p));
       scratch.rounds[i] = 0, scratch.turns[i] = i;
     }
     return {scratch.whole, 1, false};

@@ -334,10 +334,20 @@ struct Spread {
 
 }  // namespace
 
+Window whole_map(const Problem& p) {
+  return {-1, -1, static_cast<std::int32_t>(p.h + 1), static_cast<std::int32_t>(p.w + 1)};
+}
+
 template <class F>
 void find_windows(const Problem& p, const Tiling& t, Strip<F>& s, std::int64_t n, std::int64_t ho,
                   std::int64_t wo, Window* windows) {
   const std::int64_t rows = std::min(t.rows, p.ho - ho), columns = std::min(t.columns, p.wo - wo);
+  // All of a map that is one tile and not much larger: it costs less than to look where the taps are.
+  if (t.bands * t.tiles == 1 && 2 * (p.h + 1) * (p.w + 1) <= rows * columns * p.taps() && p.h < t.max_rows &&
+      p.w < t.max_columns) {
+    std::fill_n(windows, p.groups, whole_map(p));
+    return;
+  }
   // A pixel of every step x step, the last row and column's too: 16 of a tile.
   const std::int64_t step_h = std::max<std::int64_t>((rows + 2) / 4, 1),
                      step_w = std::max<std::int64_t>((columns + 2) / 4, 1);

@@ -17,6 +17,7 @@ namespace tapfield::cpu {
 struct Window {
   std::int32_t h = 0, w = 0, rows = 0, columns = 0;
 };
+Window whole_map(const Problem& p);
 
 // How a pixel's or a cell's channels lie in a window. kPixels: [rows + 1][columns + 1][channels], a tap reads
 // four places. kQuads: [rows][columns][4 corners][channels], a tap reads one place: for 16 bytes of channels

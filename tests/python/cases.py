@@ -243,7 +243,7 @@ def expand(row):
 
 
 TABLE = json.loads((Path(__file__).parent.parent / "cases.json").read_text(encoding="utf-8"))["cases"]
-CASES = [case for row in TABLE if not row.get("bench") for case in expand(row)]
+CASES = [case for row in TABLE if not (row.get("bench") or row.get("large")) for case in expand(row)]
 
 
 def case_named(name):
