@@ -5,6 +5,7 @@
 #include <string>
 
 #include "cpu/cpu.h"
+#include "cuda/cuda.h"
 #include "reference.h"
 
 namespace tapfield {
@@ -15,7 +16,7 @@ const char* always(const Problem&) { return nullptr; }
 // Only when asked for by name.
 double never_chosen(const Problem&) { return 1e300; }
 
-constexpr DeviceType kCpu = DeviceType::cpu;
+constexpr DeviceType kCpu = DeviceType::cpu, kCuda = DeviceType::cuda;
 
 constexpr Row kRows[] = {
     {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace,
@@ -26,6 +27,17 @@ constexpr Row kRows[] = {
      cpu::grad_taps_workspace, cpu::grad_taps},
     {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace,
      cpu::grad_grad},
+
+    {"cuda.tiles", "cuda", kCuda, Pass::forward, cuda::why_not, cuda::tiles_cost, cuda::forward_workspace,
+     cuda::forward},
+    {"cuda.tiles", "cuda", kCuda, Pass::grad, cuda::tiles_why_not, cuda::tiles_cost,
+     cuda::grad_tiles_workspace, cuda::grad_tiles},
+    {"cuda.sweep", "cuda", kCuda, Pass::grad, cuda::why_not, cuda::sweep_cost, cuda::grad_sweep_workspace,
+     cuda::grad_sweep},
+    {"cuda.tiles", "cuda", kCuda, Pass::grad_grad, cuda::tiles_why_not, cuda::tiles_cost,
+     cuda::grad_grad_tiles_workspace, cuda::grad_grad_tiles},
+    {"cuda.sweep", "cuda", kCuda, Pass::grad_grad, cuda::why_not, cuda::sweep_cost,
+     cuda::grad_grad_sweep_workspace, cuda::grad_grad_sweep},
 
     {"reference.values", "reference", kCpu, Pass::forward, always, never_chosen, reference::workspace,
      reference::forward},
@@ -78,7 +90,7 @@ std::vector<BackendInfo> backends() {
   return {
       {"cpu", "cpu", true, std::string("SIMD target ") + cpu::simd_target()},
       {"reference", "cpu", true, "plain loops in double, to read and to check against; runs only when named"},
-      {"cuda", "cuda", false, "this build has no CUDA backend"},
+      cuda::info(),
       {"ascend", "ascend", false, "this build has no Ascend backend"},
   };
 }

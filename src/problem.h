@@ -51,6 +51,11 @@ struct Problem {
   View grad_x;        // as x                     grad, grad_grad
   View grad_offsets;  // as offsets               grad, grad_grad
 
+  // how: CUDA alone looks at these
+  std::int32_t device = 0;
+  void* stream = nullptr;
+  bool deterministic = false;
+
   std::int64_t planes() const { return modulated ? 3 : 2; }
   std::int64_t taps() const { return kh * kw; }            // per group
   std::int64_t lanes() const { return groups * kh * kw; }  // taps of one output pixel; one plane of offsets
