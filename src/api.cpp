@@ -12,7 +12,8 @@ namespace {
 Problem problem_of(Pass pass, const Arguments& arguments, const Attributes& attributes,
                    const Execution& execution, bool with_data) {
   Problem p = make_problem(pass, arguments, attributes, with_data);
-  p.device = arguments.x->device.index, p.stream = execution.stream, p.deterministic = execution.deterministic;
+  p.device = arguments.x->device.index, p.stream = execution.stream,
+  p.deterministic = execution.deterministic;
   return p;
 }
 

@@ -4,7 +4,9 @@
 #include <cstring>
 #include <string>
 
+#if TAPFIELD_CPU
 #include "cpu/cpu.h"
+#endif
 #include "cuda/cuda.h"
 #include "reference.h"
 
@@ -19,6 +21,7 @@ double never_chosen(const Problem&) { return 1e300; }
 constexpr DeviceType kCpu = DeviceType::cpu, kCuda = DeviceType::cuda;
 
 constexpr Row kRows[] = {
+#if TAPFIELD_CPU
     {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace,
      cpu::forward},
     {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::grad_binned_why_not, cpu::grad_binned_cost,
@@ -27,6 +30,7 @@ constexpr Row kRows[] = {
      cpu::grad_taps_workspace, cpu::grad_taps},
     {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace,
      cpu::grad_grad},
+#endif
 
     {"cuda.tiles", "cuda", kCuda, Pass::forward, cuda::why_not, cuda::tiles_cost, cuda::forward_workspace,
      cuda::forward},
@@ -88,10 +92,14 @@ const Row*& last_row() {
 
 std::vector<BackendInfo> backends() {
   return {
-      {"cpu", "cpu", true, std::string("SIMD target ") + cpu::simd_target()},
-      {"reference", "cpu", true, "plain loops in double, to read and to check against; runs only when named"},
-      cuda::info(),
-      {"ascend", "ascend", false, "this build has no Ascend backend"},
+#if TAPFIELD_CPU
+    {"cpu", "cpu", true, std::string("SIMD target ") + cpu::simd_target()},
+#else
+    {"cpu", "cpu", false, "this build has no CPU kernels (TAPFIELD_CPU=OFF)"},
+#endif
+        {"reference", "cpu", true,
+         "plain loops in double, to read and to check against; runs only when named"},
+        cuda::info(), {"ascend", "ascend", false, "this build has no Ascend backend"},
   };
 }
 

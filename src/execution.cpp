@@ -89,9 +89,9 @@ void thread_parallel_for(int n, tapfield_parallel_body body, void* context) {
 std::atomic<bool> in_forked_child{false};
 
 #if TAPFIELD_TBB
-// Would oneTBB give an arena n threads? Beyond its limit (the cores, or what the host has set) it would give fewer and
-// print a warning. The limit is not raised: a global_control of 256 makes oneTBB 2021.8 wake 255 workers for any
-// parallel-for, and a call of 55 us then took 2 to 20 ms.
+// Would oneTBB give an arena n threads? Beyond its limit (the cores, or what the host has set) it would give
+// fewer and print a warning. The limit is not raised: a global_control of 256 makes oneTBB 2021.8 wake 255
+// workers for any parallel-for, and a call of 55 us then took 2 to 20 ms.
 bool tbb_allows(int n) {
   using tbb::global_control;
   return global_control::active_value(global_control::max_allowed_parallelism) >= static_cast<std::size_t>(n);

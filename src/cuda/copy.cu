@@ -51,7 +51,8 @@ __global__ void __launch_bounds__(kMaxThreads) copy_kernel(CopyArguments a) {
   const auto read = [&](int pixel, int c) {
     if (!a.from.data) return Sum(0);
     Sum v = widen(reinterpret_cast<const From*>(a.from.data)[shared.from[pixel] + c * a.from.c]);
-    if (a.added.data) v += widen(reinterpret_cast<const From*>(a.added.data)[shared.added[pixel] + c * a.added.c]);
+    if (a.added.data)
+      v += widen(reinterpret_cast<const From*>(a.added.data)[shared.added[pixel] + c * a.added.c]);
     return v;
   };
   const auto write = [&](int pixel, int c, Sum v) {
@@ -66,9 +67,11 @@ __global__ void __launch_bounds__(kMaxThreads) copy_kernel(CopyArguments a) {
   };
   if (a.from_by_pixels == a.to_by_pixels)
     return for_each(a.to_by_pixels, [&](int pixel, int c) { write(pixel, c, read(pixel, c)); });
-  for_each(a.from_by_pixels, [&](int pixel, int c) { shared.square[pixel * (kSide + 1) + c] = read(pixel, c); });
+  for_each(a.from_by_pixels,
+           [&](int pixel, int c) { shared.square[pixel * (kSide + 1) + c] = read(pixel, c); });
   __syncthreads();
-  for_each(a.to_by_pixels, [&](int pixel, int c) { write(pixel, c, shared.square[pixel * (kSide + 1) + c]); });
+  for_each(a.to_by_pixels,
+           [&](int pixel, int c) { write(pixel, c, shared.square[pixel * (kSide + 1) + c]); });
 }
 
 template <class From, class To>

@@ -17,8 +17,8 @@ struct Extent {
 // A dense [n, h, w, c] view of scratch.
 View dense(void* data, DType dtype, const Extent& e);
 
-// to = from (+ added, of from's dtype, unless that is absent), rounded to to's dtype. Views of the same dtype,
-// or float32 and a 16-bit one. Queued on the stream.
+// to = from (+ added, of from's dtype, unless that is absent), rounded to to's dtype. Views of the same
+// dtype, or float32 and a 16-bit one. Queued on the stream.
 void copy(const View& from, const View& added, const View& to, const Extent& e, cudaStream_t stream);
 
 // to = 0. Queued on the stream.

@@ -42,13 +42,21 @@ __device__ T narrow(Compute<T> v) {
 template <int kBytes>
 struct RawOf;
 template <>
-struct RawOf<16> { using type = uint4; };
+struct RawOf<16> {
+  using type = uint4;
+};
 template <>
-struct RawOf<8> { using type = uint2; };
+struct RawOf<8> {
+  using type = uint2;
+};
 template <>
-struct RawOf<4> { using type = unsigned; };
+struct RawOf<4> {
+  using type = unsigned;
+};
 template <>
-struct RawOf<2> { using type = unsigned short; };
+struct RawOf<2> {
+  using type = unsigned short;
+};
 template <class T, int V>
 using Raw = typename RawOf<static_cast<int>(sizeof(T)) * V>::type;
 

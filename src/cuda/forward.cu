@@ -74,17 +74,20 @@ void forward_of(const Problem& p, const ForwardScratch& scratch) {
   scratch.x.pack(stream);
   const View &x = scratch.x.view, &y = scratch.y.view;
   constexpr int kV = kWide<T>;
-  with_widths<kV>(aligned(p, {x, y}, kV), fit_32_bits(p, {x}, {y}), [&]<int V, class Index>(Vector<V>, Index) {
-    ForwardArguments<T, Index> a;
-    a.geometry = geometry_of<T, Index>(p, View{}, y);
-    a.x = map_of<const T, Index>(x), a.y = images_of<T>(y);
-    const int most = std::min(tuning().tile_taps,
-                              tuning().shared_bytes / static_cast<int>(sizeof(Record<Compute<T>, Index, 1>)));
-    a.tile = shape_tile(p, p.n, most, tuning().write_bytes, blocks_to_fill_device());
-    a.channels = Channels::of(p.group_channels(), V);
-    const std::size_t shared = ForwardShared<Compute<T>, Index>(a.tile.size()).bytes;
-    launch("forward_kernel", forward_kernel<T, V, Index>, {a.tile.count(p.n), tuning().threads, shared}, stream, a);
-  });
+  with_widths<kV>(
+      aligned(p, {x, y}, kV), fit_32_bits(p, {x}, {y}), [&]<int V, class Index>(Vector<V>, Index) {
+        ForwardArguments<T, Index> a;
+        a.geometry = geometry_of<T, Index>(p, View{}, y);
+        a.x = map_of<const T, Index>(x), a.y = images_of<T>(y);
+        const int most =
+            std::min(tuning().tile_taps,
+                     tuning().shared_bytes / static_cast<int>(sizeof(Record<Compute<T>, Index, 1>)));
+        a.tile = shape_tile(p, p.n, most, tuning().write_bytes, blocks_to_fill_device());
+        a.channels = Channels::of(p.group_channels(), V);
+        const std::size_t shared = ForwardShared<Compute<T>, Index>(a.tile.size()).bytes;
+        launch("forward_kernel", forward_kernel<T, V, Index>, {a.tile.count(p.n), tuning().threads, shared},
+               stream, a);
+      });
   scratch.y.store(stream);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A tap on the device: where it is, where it lands, the weights that follow, and its grad_offsets. math.h says
-// how; here are the loads and stores around it.
+// A tap on the device: where it is, where it lands, the weights that follow, and its grad_offsets. math.h
+// says how; here are the loads and stores around it.
 //
 // Index is std::int32_t where every image of every tensor spans less than 2^31 elements, else std::int64_t.
 // The image itself is always found in 64 bits.
@@ -23,8 +23,7 @@ struct Scalars {
     return in * n + (ih * h + iw * w + ic * c);
   }
   __device__ Compute<T> read(std::int64_t i) const {
-    return wide ? reinterpret_cast<const Compute<T>*>(data)[i]
-                : widen(reinterpret_cast<const T*>(data)[i]);
+    return wide ? reinterpret_cast<const Compute<T>*>(data)[i] : widen(reinterpret_cast<const T*>(data)[i]);
   }
   __device__ void write(std::int64_t i, Compute<T> v) const {
     if (wide)
@@ -49,7 +48,7 @@ struct Geometry {
   Index channels;                // of a group
   std::int64_t stride_h, stride_w, dil_h, dil_w, top, left;
   bool modulated, closed;
-  Samples<Index> read, written;  // of grad; of y, grad_grad
+  Samples<Index> read, written;    // of grad; of y, grad_grad
   Scalars<T, Index> offsets;       // [n, ho, wo, planes*groups*kh*kw]
   Scalars<T, Index> gg_offsets;    // as offsets; may be absent
   Scalars<T, Index> grad_offsets;  // out: as offsets
@@ -93,7 +92,8 @@ __device__ Tap<F, Index> locate(const Geometry<T, Index>& q, const Place<Index>&
   const Index kh = at.k / q.kw, kw = at.k % q.kw, plane = q.groups * q.kh * q.kw;
   const std::int64_t o = q.offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
   const std::int64_t step = static_cast<std::int64_t>(plane) * q.offsets.c;
-  const Axis<F, Index> w = locate_along(q.offsets.read(o), at.wo * q.stride_w - q.left + kw * q.dil_w, q.w, q.closed);
+  const Axis<F, Index> w =
+      locate_along(q.offsets.read(o), at.wo * q.stride_w - q.left + kw * q.dil_w, q.w, q.closed);
   const Axis<F, Index> h =
       locate_along(q.offsets.read(o + step), at.ho * q.stride_h - q.top + kh * q.dil_h, q.h, q.closed);
   const F m = q.modulated ? q.offsets.read(o + 2 * step) : F(1);
@@ -112,20 +112,25 @@ __device__ Cotangents<F> cotangents(const Geometry<T, Index>& q, const Place<Ind
   const Index plane = q.groups * q.kh * q.kw;
   const std::int64_t o = q.gg_offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
   const std::int64_t step = static_cast<std::int64_t>(plane) * q.gg_offsets.c;
-  return {q.gg_offsets.read(o), q.gg_offsets.read(o + step), q.modulated ? q.gg_offsets.read(o + 2 * step) : F(0)};
+  return {q.gg_offsets.read(o), q.gg_offsets.read(o + step),
+          q.modulated ? q.gg_offsets.read(o + 2 * step) : F(0)};
 }
 
 // ------ Records: what the channel loops need of a tap
 
-enum class State : int { absent, dead, live };  // absent: beyond the output, where a tile reaches over its edge
+enum class State : int {
+  absent,
+  dead,
+  live
+};  // absent: beyond the output, where a tile reaches over its edge
 
 // kDerivative: 1 for the gradient (and the forward, whose weights are the same), 2 for the second derivative.
 template <class F, class Index, int kDerivative>
 struct alignas(16) Record {
   // By corner 00, 01, 10, 11. 1: m b. 2: second_weight, then m b.
   F weight[4 * kDerivative];
-  Index h0, w0;       // cell
-  Index channel;      // its group's first
+  Index h0, w0;         // cell
+  Index channel;        // its group's first
   Index read, written;  // its row of channels in an image of grad; of y, grad_grad
   State state;
   int bucket, place;  // of the tile's sort

@@ -7,8 +7,8 @@
 //     for those below (10, 11).
 //  4. Finish: grad_offsets from the dots, pieces in order; and grad_x = upper + lower (copy.h).
 //
-// Deterministic: the sort's order depends on the offsets alone; a pixel of `upper` and of `lower` is one sum in
-// that order, whatever team makes it and when; dots are summed by a fixed tree of shuffles.
+// Deterministic: the sort's order depends on the offsets alone; a pixel of `upper` and of `lower` is one sum
+// in that order, whatever team makes it and when; dots are summed by a fixed tree of shuffles.
 #pragma once
 
 #include "cuda/host.h"
@@ -23,16 +23,16 @@ struct GradSweepArguments {
   Geometry<T, Index> geometry;
   WalkMaps<T, Index> maps;
   Channels channels;
-  std::int64_t taps, cells;     // of all images
-  std::int64_t strips;          // of a row
-  int strip;                    // columns of a strip
-  std::uint32_t* keys;          // [taps]: cell (((n * groups + g) * (h+1) + h0+1) * (w+1) + w0+1); `cells` if dead
-  std::uint32_t* order;         // [taps]: number of a tap, ((n * ho + ..) * wo + ..) * groups * kh * kw + ..
+  std::int64_t taps, cells;  // of all images
+  std::int64_t strips;       // of a row
+  int strip;                 // columns of a strip
+  std::uint32_t* keys;   // [taps]: cell (((n * groups + g) * (h+1) + h0+1) * (w+1) + w0+1); `cells` if dead
+  std::uint32_t* order;  // [taps]: number of a tap, ((n * ho + ..) * wo + ..) * groups * kh * kw + ..
   const std::uint32_t* sorted_keys;   // [taps]
   const std::uint32_t* sorted_order;  // [taps]
-  std::uint32_t* begins;        // [cells + 1]: a cell's first place in the sorted order
-  F* dots;                      // [pieces][taps][4 or 8]
-  Map<F, Index> upper, lower;   // [n, h, w, c], zeroed
+  std::uint32_t* begins;              // [cells + 1]: a cell's first place in the sorted order
+  F* dots;                            // [pieces][taps][4 or 8]
+  Map<F, Index> upper, lower;         // [n, h, w, c], zeroed
 };
 
 template <class T, class Index>
@@ -110,7 +110,8 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_kernel(GradSweepArguments<T
   const bool has_strip = n < q.images;
   // Its cells: those whose right corners are its first column of pixels, to those whose left are its last.
   const std::int64_t cell = row_of_cells * (q.w + 1) + first_column;
-  std::uint32_t begin = has_strip ? a.begins[cell] : 0, end = has_strip ? a.begins[cell + last_column - first_column + 1] : 0;
+  std::uint32_t begin = has_strip ? a.begins[cell] : 0,
+                end = has_strip ? a.begins[cell + last_column - first_column + 1] : 0;
 
   const Lane<V, Index> lane(a.channels, team, piece);
   Walk<T, V, Index, kDerivative> walk(a.maps, q, has_strip ? n : 0, lane);
@@ -245,7 +246,8 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
 
         const int threads = tuning().threads;
         const auto shared = static_cast<std::size_t>(GradSweepShared<F, Index, kDerivative>(threads).bytes);
-        const Grid a_tap_a_thread{blocks_of(a.taps, threads), threads}, a_cell_a_thread{blocks_of(a.cells + 1, threads), threads};
+        const Grid a_tap_a_thread{blocks_of(a.taps, threads), threads},
+            a_cell_a_thread{blocks_of(a.cells + 1, threads), threads};
         launch("sweep_keys_kernel", sweep_keys_kernel<T, Index>, a_tap_a_thread, stream, a);
         sort_pairs(scratch.sort, a.keys, a.order, scratch.sorted_keys, scratch.sorted_order, a.taps,
                    static_cast<std::uint32_t>(a.cells), stream);

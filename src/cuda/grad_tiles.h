@@ -47,14 +47,15 @@ struct GradTilesArguments {
 template <class F, class Index, int kDerivative>
 struct GradTilesShared {
   static constexpr int kDots = 4 * kDerivative;
-  int buckets, teams, rows_of_dots;  // rows_of_dots: a team adds to that of its piece of channels
+  int buckets, teams, rows_of_dots;              // rows_of_dots: a team adds to that of its piece of channels
   Array<Record<F, Index, kDerivative>> records;  // [tap]
   Array<F> dots;                                 // [row][tap][kDots]
   Array<unsigned short> sorted;                  // [live tap]
   Array<int> begins;                             // [bucket], then the number of live taps
   int bytes;
 
-  __host__ __device__ GradTilesShared(int taps, int groups, const Torus& torus, const Channels& c, int threads)
+  __host__ __device__ GradTilesShared(int taps, int groups, const Torus& torus, const Channels& c,
+                                      int threads)
       : buckets(groups << (torus.log_h + torus.log_w)),
         teams(threads / c.lanes),
         rows_of_dots(teams < c.pieces ? teams : c.pieces) {
@@ -127,7 +128,8 @@ __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Inde
   };
   for (int piece = team.index % a.channels.pieces; piece < a.channels.pieces; piece += shared.teams) {
     const int row = piece % shared.rows_of_dots;
-    Walk<T, V, Index, kDerivative> walk(a.maps, a.geometry, tile.first.n, Lane<V, Index>(a.channels, team, piece));
+    Walk<T, V, Index, kDerivative> walk(a.maps, a.geometry, tile.first.n,
+                                        Lane<V, Index>(a.channels, team, piece));
     Raw<T, V> next{};
     if (begin < end) next = walk.fetch(shared.records[shared.sorted[begin]]);
     for (int i = begin; i < begin + steps; ++i) {
@@ -224,14 +226,17 @@ void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
         a.maps = walk_maps_of<T, Index>(x, grad, gg_x, grad_grad);
         a.grad_x = map_of<F, Index>(scratch.sums);
         a.channels = Channels::of(p.group_channels(), V);
-        const int threads = tuning().threads, rows_of_dots = std::min(threads / a.channels.lanes, a.channels.pieces);
+        const int threads = tuning().threads,
+                  rows_of_dots = std::min(threads / a.channels.lanes, a.channels.pieces);
         const int bytes_a_tap = static_cast<int>(sizeof(Record<F, Index, kDerivative>) + 2 +
                                                  rows_of_dots * 4 * kDerivative * sizeof(F));
         const int bytes_of_buckets = (tuning().buckets + 1) * 4 + 64;  // 64: four arrays' alignment
-        const int most = std::min(tuning().tile_taps, (tuning().shared_bytes - bytes_of_buckets) / bytes_a_tap);
+        const int most =
+            std::min(tuning().tile_taps, (tuning().shared_bytes - bytes_of_buckets) / bytes_a_tap);
         a.tile = shape_tile(p, p.n, most, tuning().read_bytes, blocks_to_fill_device());
         a.torus = Torus::of(p, a.tile, tuning().buckets);
-        const GradTilesShared<F, Index, kDerivative> shared(a.tile.size(), a.tile.groups, a.torus, a.channels, threads);
+        const GradTilesShared<F, Index, kDerivative> shared(a.tile.size(), a.tile.groups, a.torus, a.channels,
+                                                            threads);
         launch(kDerivative == 1 ? "grad_tiles_kernel" : "grad_grad_tiles_kernel",
                grad_tiles_kernel<T, V, Index, kDerivative>,
                {a.tile.count(p.n), threads, static_cast<std::size_t>(shared.bytes)}, stream, a);

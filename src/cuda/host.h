@@ -26,7 +26,8 @@ inline Extent extent_of_offsets(const Problem& p) { return {p.n, p.ho, p.wo, p.p
 inline Problem slice(const Problem& p, std::int64_t first, std::int64_t count) {
   Problem q = p;
   q.n = count;
-  for (View* v : {&q.x, &q.offsets, &q.grad, &q.gg_x, &q.gg_offsets, &q.y, &q.grad_grad, &q.grad_x, &q.grad_offsets})
+  for (View* v :
+       {&q.x, &q.offsets, &q.grad, &q.gg_x, &q.gg_offsets, &q.y, &q.grad_grad, &q.grad_x, &q.grad_offsets})
     if (v->data) v->data += first * v->n * size_of(v->dtype);
   return q;
 }
@@ -40,7 +41,8 @@ inline std::int64_t items_of_image(const Problem& p) {
 // As many images as their items and scratch allow, if the schedule needs `bytes_of_one` for one.
 inline std::int64_t images_together(const Problem& p, std::size_t bytes_of_one) {
   std::int64_t images = std::min(p.n, kMostItems / items_of_image(p));
-  if (bytes_of_one) images = std::min(images, tuning().scratch_bytes / static_cast<std::int64_t>(bytes_of_one));
+  if (bytes_of_one)
+    images = std::min(images, tuning().scratch_bytes / static_cast<std::int64_t>(bytes_of_one));
   return std::max<std::int64_t>(images, 1);
 }
 
@@ -122,11 +124,13 @@ inline bool fits_32_bits(const View& v, const Extent& e) {
 }
 
 // The same of a gradient's tensors: those of x's extent, those of grad's, and offsets.
-inline bool fit_32_bits(const Problem& p, std::initializer_list<View> like_x, std::initializer_list<View> like_grad) {
+inline bool fit_32_bits(const Problem& p, std::initializer_list<View> like_x,
+                        std::initializer_list<View> like_grad) {
   bool fit = true;
   for (const View& v : like_x) fit &= fits_32_bits(v, extent_of_x(p));
   for (const View& v : like_grad) fit &= fits_32_bits(v, extent_of_y(p));
-  for (const View& v : {p.offsets, p.gg_offsets, p.grad_offsets}) fit &= fits_32_bits(v, extent_of_offsets(p));
+  for (const View& v : {p.offsets, p.gg_offsets, p.grad_offsets})
+    fit &= fits_32_bits(v, extent_of_offsets(p));
   return fit;
 }
 

@@ -32,7 +32,8 @@ int device_count() {
 std::string why_unavailable(std::string* devices) {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
-  if (code == cudaErrorInsufficientDriver) return "no NVIDIA driver, or one older than CUDA " + std::to_string(CUDART_VERSION / 1000);
+  if (code == cudaErrorInsufficientDriver)
+    return "no NVIDIA driver, or one older than CUDA " + std::to_string(CUDART_VERSION / 1000);
   if (code == cudaErrorNoDevice || (code == cudaSuccess && count == 0)) return "no NVIDIA GPU";
   if (code != cudaSuccess) return std::string("CUDA does not start: ") + cudaGetErrorString(code);
   bool usable = false;
@@ -41,8 +42,8 @@ std::string why_unavailable(std::string* devices) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
     usable |= properties.major >= kLeastMajor;
-    names += (names.empty() ? "" : ", ") + std::string(properties.name) + " (sm_" + std::to_string(properties.major) +
-             std::to_string(properties.minor) + ")";
+    names += (names.empty() ? "" : ", ") + std::string(properties.name) + " (sm_" +
+             std::to_string(properties.major) + std::to_string(properties.minor) + ")";
   }
   if (devices) *devices = names;
   return usable ? "" : "needs a GPU of sm_80 or later; here: " + names;
@@ -69,15 +70,25 @@ void check_memory(const char* name, const void* data, int device) {
   cudaPointerAttributes at{};
   check(cudaPointerGetAttributes(&at, data), "cudaPointerGetAttributes");
   if (at.type == cudaMemoryTypeManaged) return;
-  const std::string must = std::string(name) + " must be in memory of cuda:" + std::to_string(device) + " but its pointer is ";
+  const std::string must =
+      std::string(name) + " must be in memory of cuda:" + std::to_string(device) + " but its pointer is ";
   if (at.type != cudaMemoryTypeDevice) throw std::invalid_argument(must + "the host's");
   if (at.device != device) throw std::invalid_argument(must + "of cuda:" + std::to_string(at.device));
 }
 
 void check_memory(const Problem& p, const void* workspace) {
-  const struct { const char* name; const View& view; } tensors[] = {
-      {"x", p.x}, {"offsets", p.offsets}, {"grad", p.grad}, {"gg_x", p.gg_x}, {"gg_offsets", p.gg_offsets},
-      {"y", p.y}, {"grad_grad", p.grad_grad}, {"grad_x", p.grad_x}, {"grad_offsets", p.grad_offsets}};
+  const struct {
+    const char* name;
+    const View& view;
+  } tensors[] = {{"x", p.x},
+                 {"offsets", p.offsets},
+                 {"grad", p.grad},
+                 {"gg_x", p.gg_x},
+                 {"gg_offsets", p.gg_offsets},
+                 {"y", p.y},
+                 {"grad_grad", p.grad_grad},
+                 {"grad_x", p.grad_x},
+                 {"grad_offsets", p.grad_offsets}};
   for (const auto& t : tensors) check_memory(t.name, t.view.data, p.device);
   check_memory("execution.workspace", workspace, p.device);
 }
@@ -118,7 +129,8 @@ Pools& pools() {
 // same memory without anyone waiting.
 class DeviceScratch {
  public:
-  DeviceScratch(const Problem& p, std::size_t bytes, void* workspace) : block_(workspace), stream_(stream_of(p)) {
+  DeviceScratch(const Problem& p, std::size_t bytes, void* workspace)
+      : block_(workspace), stream_(stream_of(p)) {
     if (workspace || bytes == 0) return;
     const cudaError_t code = cudaMallocFromPoolAsync(&block_, bytes, pools().of(p.device), stream_);
     if (code == cudaErrorMemoryAllocation) {
@@ -162,7 +174,8 @@ void queued(const Problem& p, void* caller_workspace) {
 const char* why_not(const Problem& p) {
   if (p.device < 0 || p.device >= device_count()) return "there is no such CUDA device";
   int major = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, p.device), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, p.device),
+        "cudaDeviceGetAttribute");
   if (major < kLeastMajor) return "the device is older than sm_80";
   if (items_of_image(p) > kMostItems) return "an image with 2^31 taps, cells or 32 channels of pixels";
   return nullptr;

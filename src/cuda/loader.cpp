@@ -19,8 +19,8 @@ struct Loaded {
 
 std::atomic<bool> is_loaded{false};
 
-// Beside the library or program that this code is part of, then wherever the system looks; TAPFIELD_CUDA_LIBRARY
-// names a file instead.
+// Beside the library or program that this code is part of, then wherever the system looks;
+// TAPFIELD_CUDA_LIBRARY names a file instead.
 void* open_library(std::string* reason) {
   const char* name = "libtapfield_cuda.so";
   if (const char* file = std::getenv("TAPFIELD_CUDA_LIBRARY")) {
@@ -42,7 +42,8 @@ Loaded load() {
   auto* entry = reinterpret_cast<Entry*>(dlsym(handle, kEntry));
   const Library* library = entry ? entry() : nullptr;
   if (!library || std::string(library->version) != version() || library->problem_bytes != sizeof(Problem)) {
-    l.reason = "its library is of tapfield " + std::string(library ? library->version : "unknown") + ", not " + version();
+    l.reason = "its library is of tapfield " + std::string(library ? library->version : "unknown") +
+               ", not " + version();
     return l;
   }
   l.library = library;
@@ -56,7 +57,8 @@ const Loaded& loaded() {
 }
 
 const std::string& why_unavailable() {
-  static const std::string why = loaded().library ? loaded().library->why_unavailable(nullptr) : loaded().reason;
+  static const std::string why =
+      loaded().library ? loaded().library->why_unavailable(nullptr) : loaded().reason;
   return why;
 }
 
@@ -95,12 +97,16 @@ void grad_tiles(const Problem& p, const Workers&, void* workspace) { library().g
 std::size_t grad_sweep_workspace(const Problem& p, int) { return library().grad_sweep.workspace(p); }
 void grad_sweep(const Problem& p, const Workers&, void* workspace) { library().grad_sweep.run(p, workspace); }
 
-std::size_t grad_grad_tiles_workspace(const Problem& p, int) { return library().grad_grad_tiles.workspace(p); }
+std::size_t grad_grad_tiles_workspace(const Problem& p, int) {
+  return library().grad_grad_tiles.workspace(p);
+}
 void grad_grad_tiles(const Problem& p, const Workers&, void* workspace) {
   library().grad_grad_tiles.run(p, workspace);
 }
 
-std::size_t grad_grad_sweep_workspace(const Problem& p, int) { return library().grad_grad_sweep.workspace(p); }
+std::size_t grad_grad_sweep_workspace(const Problem& p, int) {
+  return library().grad_grad_sweep.workspace(p);
+}
 void grad_grad_sweep(const Problem& p, const Workers&, void* workspace) {
   library().grad_grad_sweep.run(p, workspace);
 }

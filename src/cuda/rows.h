@@ -19,7 +19,7 @@ struct Map {
 // The same where records say what lies where in an image.
 template <class E>
 struct Images {
-  E* data = nullptr;  // null: absent
+  E* data = nullptr;   // null: absent
   std::int64_t n = 0;  // stride in elements
 
   __device__ E* image(std::int64_t i) const { return data + i * n; }

@@ -19,7 +19,8 @@ class Divisor {
     factor_ = static_cast<unsigned>(((1ull << 32) * ((1ull << shift_) - d_)) / d_ + 1);
   }
   __device__ int quotient(int n) const {
-    return static_cast<int>((__umulhi(static_cast<unsigned>(n), factor_) + static_cast<unsigned>(n)) >> shift_);
+    return static_cast<int>((__umulhi(static_cast<unsigned>(n), factor_) + static_cast<unsigned>(n)) >>
+                            shift_);
   }
   __device__ int remainder(int n, int quotient) const { return n - quotient * static_cast<int>(d_); }
 
@@ -28,8 +29,8 @@ class Divisor {
 };
 
 struct TileShape {
-  int rows = 1, columns = 1;          // of output pixels
-  int groups = 1, taps = 1;           // of the groups, of a group's taps
+  int rows = 1, columns = 1;           // of output pixels
+  int groups = 1, taps = 1;            // of the groups, of a group's taps
   Divisor by_pixel, by_group, by_row;  // groups * taps; groups; columns
   std::int64_t tiles_h = 1, tiles_w = 1, tiles_g = 1, tiles_k = 1;
 
@@ -56,7 +57,8 @@ inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int
   };
   int pixels = most / (s.groups * s.taps);
   set(pixels);
-  while (s.count(images) < least_blocks && pixels * s.groups * s.taps > tuning().least_tile_taps && pixels > 1)
+  while (s.count(images) < least_blocks && pixels * s.groups * s.taps > tuning().least_tile_taps &&
+         pixels > 1)
     set(pixels /= 2);
   s.by_pixel = Divisor(s.groups * s.taps), s.by_group = Divisor(s.groups), s.by_row = Divisor(s.columns);
   return s;
@@ -66,7 +68,8 @@ inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int
 inline std::int64_t blocks_to_fill_device() {
   int device = 0, multiprocessors = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
   return std::int64_t{multiprocessors} * tuning().blocks_an_sm;
 }
 
@@ -104,7 +107,8 @@ struct Tile {
 
   // Fills a record for each of its taps; all threads of the block together, one tap each at a time.
   template <class T, int kDerivative, class F = Compute<T>>
-  __device__ void fill(const Geometry<T, Index>& q, const Array<Record<F, Index, kDerivative>>& records) const {
+  __device__ void fill(const Geometry<T, Index>& q,
+                       const Array<Record<F, Index, kDerivative>>& records) const {
     for (int i = static_cast<int>(threadIdx.x); i < size(); i += static_cast<int>(blockDim.x)) {
       Place<Index> at;
       if (place(q, i, &at))

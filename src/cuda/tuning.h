@@ -27,11 +27,12 @@ struct Tuning {
   // Shared memory of a block, at most: what needs no opt-in, and leaves 4 blocks to an SM.
   int shared_bytes = 48 << 10;
 
-  // Cells that the sort tells apart, at most: 16 x 16 are enough for the tile above, and a scan of them by one
-  // warp is 8 steps.
+  // Cells that the sort tells apart, at most: 16 x 16 are enough for the tile above, and a scan of them by
+  // one warp is 8 steps.
   int buckets = 1024;
 
-  // A tile is halved, down to this many taps, while there are fewer blocks than this for each SM: 2 rounds of 4.
+  // A tile is halved, down to this many taps, while there are fewer blocks than this for each SM: 2 rounds
+  // of 4.
   int least_tile_taps = 144;
   int blocks_an_sm = 8;
 

@@ -33,7 +33,8 @@ class Walk {
   static constexpr int kDots = 4 * kDerivative;
 
   // Of image n, in the lane's channels.
-  __device__ Walk(const WalkMaps<T, Index>& maps, const Geometry<T, Index>& q, std::int64_t n, Lane<V, Index> lane)
+  __device__ Walk(const WalkMaps<T, Index>& maps, const Geometry<T, Index>& q, std::int64_t n,
+                  Lane<V, Index> lane)
       : h_(q.h), w_(q.w), lane_(lane), x_(maps.x.image(n)), grad_(maps.grad.image(n)) {
     if constexpr (kDerivative == 2) {
       gg_x_wide_ = maps.gg_x_wide;
@@ -99,7 +100,9 @@ class Walk {
   }
 
  private:
-  __device__ bool in_map(int k) const { return math::inside(h0_ + k / 2, h_) && math::inside(w0_ + k % 2, w_); }
+  __device__ bool in_map(int k) const {
+    return math::inside(h0_ + k / 2, h_) && math::inside(w0_ + k % 2, w_);
+  }
 
   // The corners of a column of the cell: 00 and 10 of the left one, 01 and 11 of the right one.
   template <class Add>

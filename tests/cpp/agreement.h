@@ -66,7 +66,7 @@ inline double longest_chain(const Call& call, const std::string& output, std::in
 
 // The reference's outputs and magnitudes are of this many elements, so that no comparison is of nothing.
 inline void expect_close(const Call& call, const std::vector<std::vector<double>>& want,
-                  const std::vector<std::vector<double>>& magnitudes, std::int64_t touches) {
+                         const std::vector<std::vector<double>>& magnitudes, std::int64_t touches) {
   for (std::size_t o = 0; o < want.size(); ++o) {
     const std::string name = call.output_name(o);
     const std::vector<double> got = call.outputs[o]->values();
@@ -74,11 +74,12 @@ inline void expect_close(const Call& call, const std::vector<std::vector<double>
     const double n = longest_chain(call, name, touches);
     for (std::size_t i = 0; i < got.size(); ++i) {
       const double bound = tolerance(got[i], want[o][i], magnitudes[o][i], n);
-      const bool right = !std::isfinite(want[o][i]) ? !std::isfinite(got[i])
+      const bool right = !std::isfinite(want[o][i])        ? !std::isfinite(got[i])
                          : std::isfinite(magnitudes[o][i]) ? std::fabs(got[i] - want[o][i]) <= bound
                                                            : true;
       if (!right)
-        FAIL() << name << " element " << i << ": got " << got[i] << ", want " << want[o][i] << " +- " << bound;
+        FAIL() << name << " element " << i << ": got " << got[i] << ", want " << want[o][i] << " +- "
+               << bound;
     }
   }
 }

@@ -70,15 +70,14 @@ class Call {
   void run(const Execution& e) {
     for (auto& o : outputs) o->poison();
     switch (pass) {
-      case Pass::forward:
-        return deformable_offsets(view(x), view(offsets), attributes, view(*outputs[0]), e);
+      case Pass::forward: return deformable_offsets(view(x), view(offsets), attributes, view(*outputs[0]), e);
       case Pass::grad:
         return deformable_offsets_grad(view(grad), view(x), view(offsets), attributes, view(*outputs[0]),
                                        view(*outputs[1]), e);
       case Pass::grad_grad:
-        return deformable_offsets_grad_grad(view(grad), view(x), view(offsets), view(gg_x),
-                                            view(gg_offsets), attributes, view(*outputs[0]),
-                                            view(*outputs[1]), view(*outputs[2]), e);
+        return deformable_offsets_grad_grad(view(grad), view(x), view(offsets), view(gg_x), view(gg_offsets),
+                                            attributes, view(*outputs[0]), view(*outputs[1]),
+                                            view(*outputs[2]), e);
     }
   }
   std::size_t workspace(const Execution& e) const {
@@ -88,8 +87,8 @@ class Call {
         return workspace_size(view(grad), view(x), view(offsets), attributes, view(*outputs[0]),
                               view(*outputs[1]), e);
       default:
-        return workspace_size(view(grad), view(x), view(offsets), view(gg_x), view(gg_offsets),
-                              attributes, view(*outputs[0]), view(*outputs[1]), view(*outputs[2]), e);
+        return workspace_size(view(grad), view(x), view(offsets), view(gg_x), view(gg_offsets), attributes,
+                              view(*outputs[0]), view(*outputs[1]), view(*outputs[2]), e);
     }
   }
   // False, with the reason, where the row cannot take this call.
@@ -126,7 +125,8 @@ class Call {
 inline std::vector<const Row*> kernels(DeviceType device = DeviceType::cpu) {
   std::vector<const Row*> r;
   for (const Row& row : rows())
-    if (row.device == device && std::string(row.backend).find("reference") == std::string::npos) r.push_back(&row);
+    if (row.device == device && std::string(row.backend).find("reference") == std::string::npos)
+      r.push_back(&row);
   return r;
 }
 

@@ -93,13 +93,15 @@ void pass_barrier() {
     } else if (t->state == State::meeting) {
       m.error = "a lane waits for others of its mask, which never come";
     } else if (line && t->line != line) {
-      m.error = "threads of a block wait at two barriers, of lines " + std::to_string(line) + " and " + std::to_string(t->line);
+      m.error = "threads of a block wait at two barriers, of lines " + std::to_string(line) + " and " +
+                std::to_string(t->line);
     } else {
       line = t->line, ++waiting;
     }
   }
   if (m.error.empty() && waiting && done)
-    m.error = "the barrier of line " + std::to_string(line) + " is not reached by " + std::to_string(done) + " threads that have returned";
+    m.error = "the barrier of line " + std::to_string(line) + " is not reached by " + std::to_string(done) +
+              " threads that have returned";
   if (!m.error.empty()) return;
   ++m.barriers;
   for (auto& t : m.threads)
@@ -124,7 +126,9 @@ void run_block() {
         if (!m.error.empty()) return;
       }
     if (any) continue;
-    if (std::all_of(m.threads.begin(), m.threads.end(), [](const auto& t) { return t->state == State::done; })) return;
+    if (std::all_of(m.threads.begin(), m.threads.end(),
+                    [](const auto& t) { return t->state == State::done; }))
+      return;
     pass_barrier();
     if (!m.error.empty()) return;
   }
@@ -181,7 +185,8 @@ int lane() { return m.running % kWarp; }
 
 std::uint64_t meet(Kind kind, unsigned mask, std::uint64_t bits, int source) {
   Thread& me = running();
-  const int warp = m.running / kWarp * kWarp, count = std::min(kWarp, static_cast<int>(m.threads.size()) - warp);
+  const int warp = m.running / kWarp * kWarp,
+            count = std::min(kWarp, static_cast<int>(m.threads.size()) - warp);
   if (!(mask >> lane() & 1)) fail("a lane is not in the mask that it waits with");
   me.kind = kind, me.mask = mask, me.bits = bits, me.source = source, me.state = State::meeting;
   const auto at = [&](int l) -> Thread& { return *m.threads[static_cast<std::size_t>(warp + l)]; };

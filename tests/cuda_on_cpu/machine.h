@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs CUDA kernels that a C++ compiler has compiled: a thread is a fiber, blocks come one after the other, and
-// a thread runs until it must wait for others. What a GPU would leave to chance is chosen here, and what it
-// would let pass is an error: see Options and run_grid.
+// Runs CUDA kernels that a C++ compiler has compiled: a thread is a fiber, blocks come one after the other,
+// and a thread runs until it must wait for others. What a GPU would leave to chance is chosen here, and what
+// it would let pass is an error: see Options and run_grid.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,9 @@ struct dim3 {
   dim3() = default;
   dim3(unsigned x_, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
-struct uint3 { unsigned x, y, z; };
+struct uint3 {
+  unsigned x, y, z;
+};
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -51,8 +53,8 @@ std::int64_t threads_run();
 void block_barrier(int line);
 
 enum class Kind { sync, shuffle, vote };
-// All lanes of the mask bring bits, and the lane (in the warp) whose bits they want; a vote's result is whether
-// any bit of any lane is set.
+// All lanes of the mask bring bits, and the lane (in the warp) whose bits they want; a vote's result is
+// whether any bit of any lane is set.
 std::uint64_t meet(Kind kind, unsigned mask, std::uint64_t bits, int source);
 int lane();
 
@@ -66,7 +68,10 @@ bool in_grid();
 Moment now();
 std::int64_t grids_begun();
 
-struct Memory { unsigned char* begin; std::size_t used, room; };
+struct Memory {
+  unsigned char* begin;
+  std::size_t used, room;
+};
 Memory shared_memory();
 
 }  // namespace cuda_on_cpu

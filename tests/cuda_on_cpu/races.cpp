@@ -23,7 +23,9 @@ struct Past {
 
 constexpr std::uintptr_t kPlace = 2, kPage = 4096;  // bytes of a place: the smallest element
 
-struct Page { Past at[kPage / kPlace]; };
+struct Page {
+  Past at[kPage / kPlace];
+};
 
 std::unordered_map<std::uintptr_t, std::unique_ptr<Page>> pages;
 long long checked = 0;
@@ -57,7 +59,8 @@ bool loads_before(const Past& past, const Moment& now) {
 void note_load(Past& past, const Moment& now) {
   if (!past.any_loaded || before(past.loaded, now)) {
     // Earlier loads, if any, are before this one: it stands for them, unless others were not.
-    if (!past.any_loaded || loads_before(past, now)) past.by_many = past.by_many_warps = past.by_many_blocks = false;
+    if (!past.any_loaded || loads_before(past, now))
+      past.by_many = past.by_many_warps = past.by_many_blocks = false;
   } else {
     past.by_many = true;
     past.by_many_warps |= past.loaded.thread / 32 != now.thread / 32;
@@ -71,7 +74,8 @@ const char* check(Past& past, Access access, const Moment& now) {
     return access == Access::load ? "a load races with a store" : "a store races with a store";
   if (access == Access::load) return note_load(past, now), nullptr;
   if (past.any_loaded && !loads_before(past, now)) return "a store races with a load";
-  past.stored = now, past.any_stored = true, past.atomically = access == Access::atomic, past.any_loaded = false;
+  past.stored = now, past.any_stored = true, past.atomically = access == Access::atomic,
+  past.any_loaded = false;
   return nullptr;
 }
 
@@ -108,10 +112,10 @@ long long accesses_checked() { return checked; }
 
 using cuda_on_cpu::Access;
 
-#define LOADS_AND_STORES(bytes)                                                                       \
-  void __tsan_read##bytes(void* p) { cuda_on_cpu::note(p, bytes, Access::load); }                     \
-  void __tsan_write##bytes(void* p) { cuda_on_cpu::note(p, bytes, Access::store); }                   \
-  void __tsan_unaligned_read##bytes(void* p) { cuda_on_cpu::note(p, bytes, Access::load); }           \
+#define LOADS_AND_STORES(bytes)                                                             \
+  void __tsan_read##bytes(void* p) { cuda_on_cpu::note(p, bytes, Access::load); }           \
+  void __tsan_write##bytes(void* p) { cuda_on_cpu::note(p, bytes, Access::store); }         \
+  void __tsan_unaligned_read##bytes(void* p) { cuda_on_cpu::note(p, bytes, Access::load); } \
   void __tsan_unaligned_write##bytes(void* p) { cuda_on_cpu::note(p, bytes, Access::store); }
 
 extern "C" {

@@ -21,7 +21,8 @@ Device& device() {
   return d;
 }
 
-cudaError_t launch(dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream, const std::function<void()>& body) {
+cudaError_t launch(dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
+                   const std::function<void()>& body) {
   Device& d = device();
   if (d.launch != cudaSuccess) return d.launch;
   if (grid.x == 0 || block.x > 1024) return cudaErrorInvalidConfiguration;
@@ -74,7 +75,9 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* at, const void* p) {
   at->device = p == device().other_device ? 1 : device().of_all_devices ? device().current : 0;
   return cudaSuccess;
 }
-cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) { return *pool = nullptr, cudaSuccess; }
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*) {
+  return *pool = nullptr, cudaSuccess;
+}
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, std::size_t) { return cudaSuccess; }
 cudaError_t cudaMallocFromPoolAsync(void** p, std::size_t bytes, cudaMemPool_t, cudaStream_t) {
@@ -82,7 +85,8 @@ cudaError_t cudaMallocFromPoolAsync(void** p, std::size_t bytes, cudaMemPool_t, 
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   bytes = (bytes + 63) / 64 * 64;
   const std::size_t room = (bytes + page - 1) / page * page;
-  auto* mapped = static_cast<char*>(mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* mapped = static_cast<char*>(
+      mmap(nullptr, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   mprotect(mapped + room, page, PROT_NONE);
   *p = mapped + room - bytes;
   std::memset(*p, 0xff, bytes);

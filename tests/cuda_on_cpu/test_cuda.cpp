@@ -24,7 +24,9 @@ cuda::Tuning small_tuning() {
   return t;
 }
 
-bool deterministic(const Row& row) { return row.pass == Pass::forward || std::string(row.name) == "cuda.sweep"; }
+bool deterministic(const Row& row) {
+  return row.pass == Pass::forward || std::string(row.name) == "cuda.sweep";
+}
 
 struct Param {
   const Row* row;
@@ -231,8 +233,9 @@ TEST_P(CudaRow, TakesTensorsPast2To31Elements) {
   c.stride_h = c.stride_w = c.dil_h = c.dil_w = 1;
   constexpr std::int64_t kFar = (std::int64_t{1} << 25) + 64;
   for (bool nchw : {false, true})
-    for (const RowStrides& far : {RowStrides{.x = kFar}, RowStrides{.offsets = kFar}, RowStrides{.grad = kFar},
-                                  RowStrides{.grad_x = kFar}, RowStrides{.grad_offsets = kFar}}) {
+    for (const RowStrides& far :
+         {RowStrides{.x = kFar}, RowStrides{.offsets = kFar}, RowStrides{.grad = kFar},
+          RowStrides{.grad_x = kFar}, RowStrides{.grad_offsets = kFar}}) {
       Call call(c, GetParam()->pass, Dtypes(DType::float32), nchw, Place::at_end, far);
       Execution e;
       e.backend = "reference.magnitudes";

@@ -109,7 +109,8 @@ TEST_F(CudaCall, SaysWhichKernelCouldNotBeLaunched) {
     call.run({});
     ADD_FAILURE();
   } catch (const std::runtime_error& e) {
-    EXPECT_STREQ(e.what(), "CUDA: copy_kernel failed: an error of the stand-in (cudaErrorInvalidConfiguration)");
+    EXPECT_STREQ(e.what(),
+                 "CUDA: copy_kernel failed: an error of the stand-in (cudaErrorInvalidConfiguration)");
   }
   EXPECT_EQ(machine.allocated, 0) << "scratch is given back after an error";
 }
@@ -152,16 +153,17 @@ TEST_F(CudaCall, TakesAbsentCotangentsAsZero) {
     for (auto& o : second.outputs) o->poison();
     const auto v = [&](GuardedTensor& t) { return second.view(t); };
     deformable_offsets_grad_grad(v(second.grad), v(second.x), v(second.offsets),
-                                 with_x ? v(second.gg_x) : Tensor{}, with_offsets ? v(second.gg_offsets) : Tensor{},
-                                 second.attributes, v(*second.outputs[0]), v(*second.outputs[1]),
-                                 v(*second.outputs[2]), e);
+                                 with_x ? v(second.gg_x) : Tensor{},
+                                 with_offsets ? v(second.gg_offsets) : Tensor{}, second.attributes,
+                                 v(*second.outputs[0]), v(*second.outputs[1]), v(*second.outputs[2]), e);
     return second.values();
   };
   for (const char* row : {"cuda.tiles", "cuda.sweep"})
     for (int i = 0; i < 3; ++i) {
       const auto got = outputs(row, call.device, i & 1, i & 2), want = outputs("reference", {}, i & 1, i & 2);
       for (std::size_t o = 0; o < want.size(); ++o)
-        for (std::size_t k = 0; k < want[o].size(); ++k) ASSERT_NEAR(got[o][k], want[o][k], 1e-12) << row << i;
+        for (std::size_t k = 0; k < want[o].size(); ++k)
+          ASSERT_NEAR(got[o][k], want[o][k], 1e-12) << row << i;
     }
 }
 
@@ -196,7 +198,8 @@ TEST(Machine, FindsWhatIsWrong) {
   EXPECT_EQ(found([] { __syncthreads(); }), "");
   EXPECT_NE(found([] {
               if (threadIdx.x) __syncthreads();
-            }).find("is not reached by 1 threads"), std::string::npos);
+            }).find("is not reached by 1 threads"),
+            std::string::npos);
   EXPECT_NE(found([] {
               if (threadIdx.x % 2)
                 __syncthreads();
@@ -208,8 +211,10 @@ TEST(Machine, FindsWhatIsWrong) {
   EXPECT_EQ(found([] { __shfl_xor_sync(~0u, 1, 1); }), "");
   EXPECT_EQ(found([] {
               if (threadIdx.x != 3) __shfl_xor_sync(~0u, 1, 1);
-            }), "a mask names a lane that has returned");
-  EXPECT_EQ(found([] { __shfl_xor_sync(1u, 1, 1); }), "a shuffle reads from a lane that its mask does not name");
+            }),
+            "a mask names a lane that has returned");
+  EXPECT_EQ(found([] { __shfl_xor_sync(1u, 1, 1); }),
+            "a shuffle reads from a lane that its mask does not name");
   EXPECT_EQ(found([] { __shfl_sync(2u, 1, 1); }), "a lane is not in the mask that it waits with");
   EXPECT_EQ(found([] { __syncwarp(); }, 48), "a mask names a lane that the block does not have");
   EXPECT_EQ(found([] {
@@ -217,7 +222,8 @@ TEST(Machine, FindsWhatIsWrong) {
                 __syncwarp();
               else
                 __any_sync(~0u, 1);
-            }), "lanes of one mask wait for different things");
+            }),
+            "lanes of one mask wait for different things");
   EXPECT_EQ(found([] { __syncthreads(); }), "") << "the machine goes on after an error";
 }
 
@@ -228,7 +234,8 @@ TEST(Machine, ShufflesAndVotes) {
               if (__shfl_sync(~0u, lane, 3, 8) != lane / 8 * 8 + 3) cuda_on_cpu::fail("width");
               if (__shfl_up_sync(~0u, lane, 2) != (lane < 2 ? lane : lane - 2)) cuda_on_cpu::fail("up");
               if (!__any_sync(~0u, lane == 7) || __any_sync(~0u, lane > 31)) cuda_on_cpu::fail("any");
-            }), "");
+            }),
+            "");
 }
 
 }  // namespace

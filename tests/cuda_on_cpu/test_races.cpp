@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every schedule of the CUDA backend with every load and store checked for races, on cases with several tiles,
-// groups, pieces of channels and dead taps. Mutants of the kernels run the same and must fail here.
+// Every schedule of the CUDA backend with every load and store checked for races, on cases with several
+// tiles, groups, pieces of channels and dead taps. Mutants of the kernels run the same and must fail here.
 #include <gtest/gtest.h>
 
 #include "agreement.h"
@@ -10,7 +10,8 @@
 namespace tapfield::testing {
 namespace {
 
-const char* const kCases[] = {"c129_g1", "c16_g4", "tiles", "one_cell", "nonfinite_open", "batch_5", "v1_closed"};
+const char* const kCases[] = {"c129_g1",        "c16_g4",  "tiles",    "one_cell",
+                              "nonfinite_open", "batch_5", "v1_closed"};
 
 TEST(Races, NoneInAnySchedule) {
   cuda::Tuning& tuning = cuda::tuning();

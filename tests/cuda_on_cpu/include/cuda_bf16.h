@@ -5,7 +5,9 @@
 #include <bit>
 #include <cstdint>
 
-struct __nv_bfloat16 { std::uint16_t bits; };
+struct __nv_bfloat16 {
+  std::uint16_t bits;
+};
 
 inline float __bfloat162float(__nv_bfloat16 b) { return std::bit_cast<float>(std::uint32_t{b.bits} << 16); }
 

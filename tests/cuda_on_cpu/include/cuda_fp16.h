@@ -6,11 +6,14 @@
 #include <cmath>
 #include <cstdint>
 
-struct __half { std::uint16_t bits; };
+struct __half {
+  std::uint16_t bits;
+};
 
 inline float __half2float(__half h) {
   const int exponent = h.bits >> 10 & 31, fraction = h.bits & 1023;
-  float v = std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction), (exponent ? exponent : 1) - 25);
+  float v =
+      std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction), (exponent ? exponent : 1) - 25);
   if (exponent == 31) v = fraction ? NAN : INFINITY;
   return h.bits & 0x8000 ? -v : v;
 }
@@ -25,7 +28,8 @@ inline __half __float2half_rn(float v) {
   else if (size >= 0) {
     const int place = (size < 0x1p-14f ? -14 : std::ilogb(size)) - 10;
     // Rounding up to a power of two carries into the exponent, as it should.
-    bits = (static_cast<unsigned>(place + 24) << 10) + static_cast<unsigned>(std::nearbyint(std::ldexp(size, -place)));
+    bits = (static_cast<unsigned>(place + 24) << 10) +
+           static_cast<unsigned>(std::nearbyint(std::ldexp(size, -place)));
   }
   return {static_cast<std::uint16_t>(sign | bits)};
 }

@@ -24,21 +24,35 @@
 
 // ------ Types
 
-struct uint2 { unsigned x, y; };
-struct uint4 { unsigned x, y, z, w; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct uint2 {
+  unsigned x, y;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 // ------ Functions of the language
 
 template <class T>
-T min(T a, T b) { return b < a ? b : a; }
+T min(T a, T b) {
+  return b < a ? b : a;
+}
 template <class T>
-T max(T a, T b) { return a < b ? b : a; }
+T max(T a, T b) {
+  return a < b ? b : a;
+}
 template <class T>
-T __ldcs(const T* p) { return *p; }
+T __ldcs(const T* p) {
+  return *p;
+}
 template <class T>
-void __stcs(T* p, T v) { *p = v; }
+void __stcs(T* p, T v) {
+  *p = v;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(std::uint64_t{a} * b >> 32); }
 
 // No other thread runs meanwhile.
@@ -48,7 +62,8 @@ T atomicAdd(T* p, T v) {
   return cuda_on_cpu::add_unseen(p, v);
 }
 inline float4 atomicAdd(float4* p, float4 v) {
-  if (reinterpret_cast<std::uintptr_t>(p) % 16) cuda_on_cpu::fail("an atomicAdd of 16 bytes is not aligned to them");
+  if (reinterpret_cast<std::uintptr_t>(p) % 16)
+    cuda_on_cpu::fail("an atomicAdd of 16 bytes is not aligned to them");
   auto* f = reinterpret_cast<float*>(p);
   return {atomicAdd(f, v.x), atomicAdd(f + 1, v.y), atomicAdd(f + 2, v.z), atomicAdd(f + 3, v.w)};
 }
@@ -94,15 +109,32 @@ enum cudaError_t {
   cudaErrorInvalidDevice = 101,
   cudaErrorAssert = 710,
 };
-enum cudaMemoryType { cudaMemoryTypeUnregistered, cudaMemoryTypeHost, cudaMemoryTypeDevice, cudaMemoryTypeManaged };
+enum cudaMemoryType {
+  cudaMemoryTypeUnregistered,
+  cudaMemoryTypeHost,
+  cudaMemoryTypeDevice,
+  cudaMemoryTypeManaged
+};
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
 enum cudaMemAllocationType { cudaMemAllocationTypePinned };
 enum cudaMemLocationType { cudaMemLocationTypeDevice };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold };
-struct cudaDeviceProp { char name[256]; int major, minor; };
-struct cudaPointerAttributes { cudaMemoryType type; int device; };
-struct cudaMemLocation { cudaMemLocationType type; int id; };
-struct cudaMemPoolProps { cudaMemAllocationType allocType; cudaMemLocation location; };
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor;
+};
+struct cudaPointerAttributes {
+  cudaMemoryType type;
+  int device;
+};
+struct cudaMemLocation {
+  cudaMemLocationType type;
+  int id;
+};
+struct cudaMemPoolProps {
+  cudaMemAllocationType allocType;
+  cudaMemLocation location;
+};
 using cudaStream_t = struct CUstream_st*;
 using cudaMemPool_t = struct CUmemPoolHandle_st*;
 
@@ -126,7 +158,7 @@ namespace cuda_on_cpu {
 // The machine that the runtime describes, and what was asked of it. Tests change and read it.
 struct Device {
   int count = 2, major = 9, minor = 0, multiprocessors = 1;
-  cudaError_t start = cudaSuccess;  // of cudaGetDeviceCount
+  cudaError_t start = cudaSuccess;     // of cudaGetDeviceCount
   const void* host_memory = nullptr;   // a pointer that is not the device's
   const void* other_device = nullptr;  // a pointer that is of device 1
   bool of_all_devices = false;         // every other pointer is of whatever device is current
@@ -139,13 +171,17 @@ struct Device {
 };
 Device& device();
 
-cudaError_t launch(dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream, const std::function<void()>& body);
+cudaError_t launch(dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
+                   const std::function<void()>& body);
 
 }  // namespace cuda_on_cpu
 
 template <class... Arguments>
-cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** list, std::size_t shared, cudaStream_t stream) {
+cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** list,
+                             std::size_t shared, cudaStream_t stream) {
   return [&]<std::size_t... i>(std::index_sequence<i...>) {
-    return cuda_on_cpu::launch(grid, block, shared, stream, [&] { kernel(*static_cast<Arguments*>(list[i])...); });
-  }(std::index_sequence_for<Arguments...>());
+    return cuda_on_cpu::launch(grid, block, shared, stream,
+                               [&] { kernel(*static_cast<Arguments*>(list[i])...); });
+  }
+  (std::index_sequence_for<Arguments...>());
 }
