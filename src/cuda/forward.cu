@@ -73,7 +73,7 @@ void forward_of(const Problem& p, const ForwardScratch& scratch) {
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream);
   const View &x = scratch.x.view, &y = scratch.y.view;
-  constexpr int kV = kWide<T>;
+  constexpr int kV = kWidth<T, 8>;
   with_widths<kV>(
       aligned(p, {x, y}, kV), fit_32_bits(p, {x}, {y}), [&]<int V, class Index>(Vector<V>, Index) {
         ForwardArguments<T, Index> a;

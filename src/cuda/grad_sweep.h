@@ -37,13 +37,14 @@ struct GradSweepArguments {
 
 template <class T, class Index>
 __device__ Place<Index> place_of(const Geometry<T, Index>& q, std::int64_t tap) {
+  auto i = static_cast<std::uint32_t>(tap);  // below 2^31, as all that it is divided by (host.h)
+  const auto take = [&](Index size) {
+    const auto n = static_cast<std::uint32_t>(size), rest = i % n;
+    i /= n;
+    return static_cast<Index>(rest);
+  };
   Place<Index> at;
-  const std::int64_t taps = q.kh * q.kw;
-  at.k = static_cast<Index>(tap % taps), tap /= taps;
-  at.g = static_cast<Index>(tap % q.groups), tap /= q.groups;
-  at.wo = static_cast<Index>(tap % q.wo), tap /= q.wo;
-  at.ho = static_cast<Index>(tap % q.ho);
-  at.n = tap / q.ho;
+  at.k = take(q.kh * q.kw), at.g = take(q.groups), at.wo = take(q.wo), at.ho = take(q.ho), at.n = i;
   return at;
 }
 
@@ -224,7 +225,7 @@ struct GradSweepScratch {
 template <class T, int kDerivative>
 void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
   using F = Compute<T>;
-  constexpr int kV = kWideWalk<T>;
+  constexpr int kV = kWidth<T, 4>;  // 8 would spill
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
   zero(scratch.upper_and_lower, scratch.both, stream);
