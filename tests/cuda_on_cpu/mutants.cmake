@@ -16,27 +16,30 @@ function(add_mutant target file name old new caught_as)
     message(FATAL_ERROR "${target}: \"${old}\" is not once in ${source}")
   endif()
   set(folder ${CMAKE_CURRENT_BINARY_DIR}/mutants/${target})
-  configure_file(${PROJECT_SOURCE_DIR}/src/cuda/${name}.cu ${folder}/cuda/${name}.cu COPYONLY)
+  if(NOT file STREQUAL "${name}.cu")
+    configure_file(${PROJECT_SOURCE_DIR}/src/cuda/${name}.cu ${folder}/cuda/${name}.cu COPYONLY)
+  endif()
   file(CONFIGURE OUTPUT ${folder}/cuda/${file} CONTENT "${mutant}" @ONLY)
   add_race_test(cuda_mutant_${target} ${name} ${folder})
   set_tests_properties(cuda_mutant_${target} PROPERTIES PASS_REGULAR_EXPRESSION "${caught_as}")
 endfunction()
 
 add_mutant(barrier_removed grad_tiles.h grad
-  "  __syncthreads();\n  walk_tile" "  walk_tile" "race.* in shared memory")
+  "  __syncthreads();\n  walk_tile" "  walk_tile" "races with a .* in shared memory")
 add_mutant(atomic_made_plain grad_tiles.h grad
-  "add_atomically(grad_x.at(h, w, c), sums)" "add<F, V>(grad_x.at(h, w, c), sums)" "a store races with a .* in global memory")
+  "add_atomically(grad_x.at(h, w, c), sums)" "add<F, V>(grad_x.at(h, w, c), sums)" "races with a .* in global memory")
 add_mutant(mask_too_small device.h grad
   "v[i] = kept + __shfl_xor_sync(kAllLanes" "v[i] = kept + __shfl_xor_sync(0xffffu" "a lane is not in the mask")
 add_mutant(warp_sync_removed grad_sweep.h grad
-  "    __syncwarp();\n    Raw" "    Raw" "race.* in shared memory")
+  "    __syncwarp();\n    Raw" "    Raw" "races with a .* in shared memory")
 add_mutant(barrier_in_a_branch copy.cu copy
   "  __syncthreads();\n\n" "  if (warp == 0) __syncthreads();\n\n" "barrier")
 add_mutant(shuffle_in_a_branch grad_tiles.h grad
-  "const Held held = sum_over_team(team, dots);" "if (!has_tap) break;\n      const Held held = sum_over_team(team, dots);" "lane")
+  "const Held held = sum_over_team(team, dots);" "if (!has_tap) break;\n      const Held held = sum_over_team(team, dots);"
+  "a lane waits for others|lanes of one mask wait|a mask names a lane")
 add_mutant(shared_memory_too_small grad_tiles.h grad
   "bytes = carver.used();" "bytes = carver.used() - 16;" "out of bounds")
 add_mutant(array_too_small grad_tiles.h grad
   "carver.take<int>(buckets + 1)" "carver.take<int>(buckets)" "assert")
 add_mutant(unstable_sum grad_sweep.h grad
-  "(corner < 2 ? upper : lower)" "upper" "race.* in global memory")
+  "(corner < 2 ? upper : lower)" "upper" "races with a .* in global memory")
