@@ -89,8 +89,12 @@ void move(const Workers& workers, const std::vector<Span>& read, const std::vect
 
 void copy(const Workers& workers, Span from, Span to) {
   workers.run(pieces(to), [&](std::int64_t i, int) {
-    const std::size_t begin = static_cast<std::size_t>(i) * kPiece;
-    std::memcpy(to.data + begin, from.data + begin, std::min(kPiece, to.bytes - begin));
+    const std::size_t begin = static_cast<std::size_t>(i) * kPiece,
+                      bytes = std::min(kPiece, to.bytes - begin);
+    if (begin + bytes <= from.bytes)
+      std::memcpy(to.data + begin, from.data + begin, bytes);
+    else
+      std::memset(to.data + begin, 0, bytes);
   });
 }
 

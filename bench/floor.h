@@ -20,7 +20,7 @@ struct Span {
 void move(const Workers& workers, const std::vector<Span>& read, const std::vector<Span>& written,
           bool streaming);
 
-// std::memcpy in pieces, by as many threads.
+// std::memcpy in pieces, by as many threads; std::memset of the pieces of `to` that go beyond `from`.
 void copy(const Workers& workers, Span from, Span to);
 
 }  // namespace tapfield::bench

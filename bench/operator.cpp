@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "operator.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace tapfield::bench {
 namespace {
@@ -20,6 +22,10 @@ class Normal {
   std::uint64_t state_;
 };
 
+Block block(std::size_t bytes) {
+  return Block(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
+}
+
 const char* pass_name(Pass p) {
   return p == Pass::forward ? "forward" : p == Pass::grad ? "grad" : "grad_grad";
 }
@@ -36,20 +42,21 @@ Operator::Operator(const Spec& spec) : spec_(spec) {
   attributes_ = spec_.c.attributes(spec_.nchw);  // points into spec_
   const testing::Shape x = spec_.c.x, offsets = spec_.c.offsets_shape(), y = spec_.c.y_shape();
   x_ = make(x), offsets_ = make(offsets);
-  fill(x_, 1, 1), fill_offsets();
-  if (spec_.pass != Pass::grad) y_ = make(y), fill(y_, 0, 1);  // grad_grad's first output has y's shape
+  fill(x_, 1), fill_offsets();
+  if (spec_.pass != Pass::grad) y_ = make(y);  // grad_grad's first output has y's shape
   if (spec_.pass == Pass::forward) return;
   grad_ = make(y), grad_x_ = make(x), grad_offsets_ = make(offsets);
-  fill(grad_, 1, 2), fill(grad_x_, 0, 1), fill(grad_offsets_, 0, 1);
+  fill(grad_, 2);
   if (spec_.pass == Pass::grad) return;
   gg_x_ = make(x), gg_offsets_ = make(offsets);
-  fill(gg_x_, 1, 3), fill(gg_offsets_, 1, 4);
+  fill(gg_x_, 3), fill(gg_offsets_, 4);
 }
 
 Operator::Buffer Operator::make(const testing::Shape& s) const {
   Buffer b;
   b.bytes = static_cast<std::size_t>(testing::elements(s) * size_of(spec_.dtype));
-  b.data.reset(static_cast<char*>(std::aligned_alloc(64, (b.bytes + 63) / 64 * 64)));
+  b.data = block(b.bytes);
+  std::memset(b.data.get(), 0, b.bytes);  // its pages are there before anything is timed
   if (spec_.nchw)
     b.tensor = Tensor(b.data.get(), spec_.dtype, {s[0], s[3], s[1], s[2]});
   else
@@ -57,29 +64,41 @@ Operator::Buffer Operator::make(const testing::Shape& s) const {
   return b;
 }
 
-void Operator::fill(Buffer& b, double deviation, unsigned seed) const {
-  Normal normal(seed);
-  const auto size = static_cast<std::size_t>(size_of(spec_.dtype));
-  for (std::size_t i = 0; i < b.bytes; i += size)
-    testing::encode(deviation == 0 ? 0 : deviation * normal(), spec_.dtype, b.data.get() + i);
+// Normal values that repeat after a prime number of elements, so that no two pixels are alike for long.
+void Operator::fill(Buffer& b, unsigned seed) const {
+  constexpr std::int64_t kPeriod = 65521;
+  const std::vector<double> values = testing::normal_values(kPeriod, seed);
+  const std::size_t size = static_cast<std::size_t>(size_of(spec_.dtype)), period = kPeriod * size;
+  std::vector<char> encoded(period);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    testing::encode(values[i], spec_.dtype, encoded.data() + i * size);
+  for (std::size_t i = 0; i < b.bytes; i += period)
+    std::memcpy(b.data.get() + i, encoded.data(), std::min(period, b.bytes - i));
 }
 
 void Operator::fill_offsets() {
   const testing::Case& c = spec_.c;
   const auto size = static_cast<std::size_t>(size_of(spec_.dtype));
   const std::int64_t lanes = c.lanes(), ho = c.ho(), wo = c.wo(), planes = c.modulated ? 3 : 2;
-  const std::string kind = spec_.offsets != "own" ? spec_.offsets : c.kind == "flow" ? "flow" : "";
-  const std::vector<double> own =
-      kind.empty() ? testing::offsets_values(c, spec_.dtype) : std::vector<double>();
-  const double deviation = kind == "zero" ? 0 : kind == "std20" ? 20 : kind == "flow" ? 0.5 : 1;
+  std::string kind = spec_.offsets == "own" ? c.kind : spec_.offsets;
+  double deviation = c.std_deviation;
+  if (kind == "zero") kind = "normal", deviation = 0;
+  if (kind.rfind("std", 0) == 0) deviation = std::stod(kind.substr(3)), kind = "normal";
+  if (kind == "flow") deviation = 0.5;
+  std::vector<double> table;  // of the kinds that are not drawn below
+  if (kind != "normal" && kind != "flow") {
+    testing::Case other = c;
+    other.kind = kind;
+    table = testing::offsets_values(other, spec_.dtype);
+  }
   Normal normal(7);
   std::size_t i = 0;
   for (std::int64_t n = 0; n < c.x[0]; ++n)
     for (std::int64_t h = 0; h < ho; ++h)
       for (std::int64_t w = 0; w < wo; ++w)
         for (std::int64_t l = 0; l < planes * lanes; ++l, ++i) {
-          double value = own.empty() ? deviation * normal() : own[i];
-          if (own.empty() && l >= 2 * lanes) value = normal();
+          double value = table.empty() ? normal() : table[i];
+          if (table.empty() && l < 2 * lanes) value *= deviation;
           if (kind == "flow" && l < 2 * lanes)  // smooth, up to 10 pixels
             value += 10 * (l < lanes ? std::sin(6 * static_cast<double>(h) / static_cast<double>(ho))
                                      : std::cos(5 * static_cast<double>(w) / static_cast<double>(wo)));
@@ -102,16 +121,12 @@ void Operator::run(const Execution& e) {
   }
 }
 
-std::size_t Operator::workspace(const Execution& e) const {
-  switch (spec_.pass) {
-    case Pass::forward: return workspace_size(x_.tensor, offsets_.tensor, attributes_, y_.tensor, e);
-    case Pass::grad:
-      return workspace_size(grad_.tensor, x_.tensor, offsets_.tensor, attributes_, grad_x_.tensor,
-                            grad_offsets_.tensor, e);
-    default:
-      return workspace_size(grad_.tensor, x_.tensor, offsets_.tensor, gg_x_.tensor, gg_offsets_.tensor,
-                            attributes_, y_.tensor, grad_x_.tensor, grad_offsets_.tensor, e);
-  }
+Problem Operator::problem() const {
+  const auto given = [](const Buffer& b) { return b.data ? &b.tensor : nullptr; };
+  Arguments a{.x = &x_.tensor, .offsets = &offsets_.tensor, .grad = given(grad_), .gg_x = given(gg_x_)};
+  a.gg_offsets = given(gg_offsets_), a.grad_x = given(grad_x_), a.grad_offsets = given(grad_offsets_);
+  (spec_.pass == Pass::forward ? a.y : a.grad_grad) = given(y_);
+  return make_problem(spec_.pass, a, attributes_, /*with_data=*/true);
 }
 
 std::size_t Operator::workspace_bound(int threads) const {
@@ -137,11 +152,11 @@ std::vector<Span> Operator::written() const {
   return all;
 }
 
-std::size_t Operator::bytes() const {
-  std::size_t sum = 0;
-  for (const Span& s : read()) sum += s.bytes;
-  for (const Span& s : written()) sum += s.bytes;
-  return sum;
-}
+Kernel::Kernel(const Operator& op, const Execution& execution)
+    : problem_(op.problem()),
+      row_(choose(problem_, DeviceType::cpu, execution.backend)),
+      workers_(execution, problem_.y_elements()),
+      bytes_(row_.workspace(problem_, workers_.slots())),
+      block_(block(bytes_)) {}
 
 }  // namespace tapfield::bench

@@ -7,6 +7,17 @@
 #endif
 
 namespace tapfield {
+
+void run(const Problem& p, DeviceType device, const Execution& execution) {
+  const Row& row = choose(p, device, execution.backend);
+  const Workers workers(execution, p.y_elements());
+  // Scratch on a GPU that the caller does not give is the backend's own.
+  const bool mine = row.device == DeviceType::cpu || execution.workspace;
+  const Scratch scratch(p.n && mine ? row.workspace(p, workers.slots()) : 0, execution);
+  last_row() = &row;
+  if (p.n) row.run(p, workers, scratch.block());
+}
+
 namespace {
 
 Problem problem_of(Pass pass, const Arguments& arguments, const Attributes& attributes,
@@ -18,14 +29,8 @@ Problem problem_of(Pass pass, const Arguments& arguments, const Attributes& attr
 }
 
 void run(Pass pass, const Arguments& arguments, const Attributes& attributes, const Execution& execution) {
-  const Problem p = problem_of(pass, arguments, attributes, execution, /*with_data=*/true);
-  const Row& row = choose(p, arguments.x->device.type, execution.backend);
-  const Workers workers(execution, p.y_elements());
-  // Scratch on a GPU that the caller does not give is the backend's own.
-  const bool mine = row.device == DeviceType::cpu || execution.workspace;
-  const Scratch scratch(p.n && mine ? row.workspace(p, workers.slots()) : 0, execution);
-  last_row() = &row;
-  if (p.n) row.run(p, workers, scratch.block());
+  run(problem_of(pass, arguments, attributes, execution, /*with_data=*/true), arguments.x->device.type,
+      execution);
 }
 
 std::size_t measure(Pass pass, const Arguments& arguments, const Attributes& attributes,

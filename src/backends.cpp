@@ -13,7 +13,9 @@
 namespace tapfield {
 namespace {
 
-const char* always(const Problem&) { return nullptr; }
+const char* whole_tensors(const Problem& p) {
+  return p.offsets_planes[0].data ? "a layer's offsets and mask are tensors of their own" : nullptr;
+}
 
 // Only when asked for by name.
 double never_chosen(const Problem&) { return 1e300; }
@@ -24,12 +26,14 @@ constexpr Row kRows[] = {
 #if TAPFIELD_CPU
     {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace,
      cpu::forward},
-    {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::grad_binned_why_not, cpu::grad_binned_cost,
-     cpu::grad_binned_workspace, cpu::grad_binned},
-    {"cpu.taps", "cpu", kCpu, Pass::grad, cpu::grad_taps_why_not, cpu::grad_taps_cost,
-     cpu::grad_taps_workspace, cpu::grad_taps},
-    {"cpu.rows", "cpu", kCpu, Pass::grad_grad, cpu::too_wide, cpu::grad_grad_cost, cpu::grad_grad_workspace,
-     cpu::grad_grad},
+    {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::binned_why_not, cpu::binned_cost, cpu::binned_workspace,
+     cpu::binned},
+    {"cpu.windows", "cpu", kCpu, Pass::grad, cpu::windowed_why_not, cpu::windowed_cost,
+     cpu::windowed_workspace, cpu::windowed},
+    {"cpu.binned", "cpu", kCpu, Pass::grad_grad, cpu::binned_why_not, cpu::binned_cost, cpu::binned_workspace,
+     cpu::binned},
+    {"cpu.windows", "cpu", kCpu, Pass::grad_grad, cpu::windowed_why_not, cpu::windowed_cost,
+     cpu::windowed_workspace, cpu::windowed},
 #endif
 
     {"cuda.tiles", "cuda", kCuda, Pass::forward, cuda::why_not, cuda::tiles_cost, cuda::forward_workspace,
@@ -43,18 +47,18 @@ constexpr Row kRows[] = {
     {"cuda.sweep", "cuda", kCuda, Pass::grad_grad, cuda::why_not, cuda::sweep_cost,
      cuda::grad_grad_sweep_workspace, cuda::grad_grad_sweep},
 
-    {"reference.values", "reference", kCpu, Pass::forward, always, never_chosen, reference::workspace,
+    {"reference.values", "reference", kCpu, Pass::forward, whole_tensors, never_chosen, reference::workspace,
      reference::forward},
-    {"reference.values", "reference", kCpu, Pass::grad, always, never_chosen, reference::workspace,
+    {"reference.values", "reference", kCpu, Pass::grad, whole_tensors, never_chosen, reference::workspace,
      reference::grad},
-    {"reference.values", "reference", kCpu, Pass::grad_grad, always, never_chosen, reference::workspace,
-     reference::grad_grad},
+    {"reference.values", "reference", kCpu, Pass::grad_grad, whole_tensors, never_chosen,
+     reference::workspace, reference::grad_grad},
     // Each output element is the sum of |terms| instead of the sum of terms: what error bounds are made of.
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, always, never_chosen,
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::forward, whole_tensors, never_chosen,
      reference::workspace, reference::forward_magnitudes},
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad, always, never_chosen,
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad, whole_tensors, never_chosen,
      reference::workspace, reference::grad_magnitudes},
-    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad_grad, always, never_chosen,
+    {"reference.magnitudes", "reference.magnitudes", kCpu, Pass::grad_grad, whole_tensors, never_chosen,
      reference::workspace, reference::grad_grad_magnitudes},
 };
 
@@ -69,9 +73,9 @@ const Row& choose(const Problem& p, DeviceType device, const char* forced) {
   const char* backend = nullptr;  // the last one in names; a backend's rows of one pass stand together
   for (const Row& row : kRows) {
     if (row.pass != p.pass) continue;
-    if (!backend || std::strcmp(backend, row.backend))
+    if (!backend || std::strcmp(backend, row.backend) != 0)
       names += (names.empty() ? "" : ", ") + std::string(backend = row.backend);
-    if (forced && std::strcmp(forced, row.name) && std::strcmp(forced, row.backend)) continue;
+    if (forced && std::strcmp(forced, row.name) != 0 && std::strcmp(forced, row.backend) != 0) continue;
     named = true;
     const char* why_not = row.device == device ? row.why_not(p) : "the tensors are on another device";
     if (why_not)

@@ -27,6 +27,9 @@ std::span<const Row> rows();
 // Throws std::invalid_argument with the rows' own reasons if none can.
 const Row& choose(const Problem& p, DeviceType device, const char* forced);
 
+// Chooses a row for p, gives it threads and scratch, and runs it.
+void run(const Problem& p, DeviceType device, const Execution& execution);
+
 // The row that this thread's last call ran; for tests.
 const Row*& last_row();
 

@@ -9,6 +9,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <fstream>
 #include <limits>
@@ -54,7 +55,7 @@ int usable_cpus() {
   const double quota =
       std::min(cgroup_cpus("/sys/fs/cgroup/cpu.max"),
                cgroup_cpus("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"));
-  if (quota < cpus) cpus = static_cast<int>(quota + 0.5);
+  if (quota < cpus) cpus = static_cast<int>(std::lround(quota));
   return std::clamp(cpus, 1, kMaxThreads);
 }
 

@@ -342,6 +342,7 @@ Problem make_problem(Pass pass, const Arguments& args, const Attributes& attribu
   set(p.gg_offsets, args.gg_offsets), set(p.y, args.y), set(p.grad_grad, args.grad_grad),
       set(p.grad_x, args.grad_x);
   set(p.grad_offsets, args.grad_offsets);
+  for (View* v : {&p.y, &p.grad, &p.grad_grad}) v->ho = p.kh * v->h, v->wo = p.kw * v->w;
   return p;
 }
 

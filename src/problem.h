@@ -22,11 +22,18 @@ struct View {
   char* data = nullptr;  // null: absent
   DType dtype = DType::float32;
   std::int64_t n = 0, h = 0, w = 0,
-               c = 0;  // strides in elements, of any sign; c is 1 where there is one channel
+               c = 0;           // strides in elements, of any sign; c is 1 where there is one channel
+  std::int64_t ho = 0, wo = 0;  // y, grad, grad_grad: of an output pixel's block of taps; Kh*h and Kw*w, but
+                                // in columns (layer.h)
 
   bool adjacent() const { return c == 1; }  // a pixel's channels lie side by side
   char* at(std::int64_t in, std::int64_t ih, std::int64_t iw, std::int64_t ic) const {
     return data + (in * n + ih * h + iw * w + ic * c) * size_of(dtype);
+  }
+  // y, grad, grad_grad: tap (kh, kw) of output pixel (ho, wo)
+  char* tap(std::int64_t in, std::int64_t iho, std::int64_t ikh, std::int64_t iwo, std::int64_t ikw,
+            std::int64_t ic) const {
+    return data + (in * n + iho * ho + ikh * h + iwo * wo + ikw * w + ic * c) * size_of(dtype);
   }
 };
 
@@ -50,6 +57,10 @@ struct Problem {
   View grad_grad;     // as grad                  grad_grad
   View grad_x;        // as x                     grad, grad_grad
   View grad_offsets;  // as offsets               grad, grad_grad
+
+  // Where the planes of offsets, or of grad_offsets, are tensors of their own (layer.h): [n, ho, wo, lanes()]
+  // along W, along H, mask. Absent: they are those of offsets, of grad_offsets.
+  View offsets_planes[3], grad_offsets_planes[3];
 
   // how: CUDA alone looks at these
   std::int32_t device = 0;

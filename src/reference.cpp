@@ -23,6 +23,18 @@ struct Magnitudes {
   static double term(double t) { return std::fabs(t); }
 };
 
+// A sum of any length: what an addition rounds off is kept beside it (Neumaier), so that the reference's own
+// error does not grow with the number of taps that meet in a pixel.
+struct Sum {
+  double sum = 0, lost = 0;
+  void operator+=(double term) {
+    const double next = sum + term;
+    lost += std::fabs(sum) >= std::fabs(term) ? (sum - next) + term : (term - next) + sum;
+    sum = next;
+  }
+  double value() const { return std::isfinite(sum) ? sum + lost : sum; }
+};
+
 // ------ Elements: exact when read, rounded once, to nearest even, when written
 
 // A 16-bit float has 1 sign bit, some exponent bits and `digits` bits of fraction; its smallest normal is
@@ -147,10 +159,10 @@ void write_offsets(const Problem& p, const View& out, int64_t n, int64_t ho, int
   if (p.modulated) write(out, n, ho, wo, 2 * plane + tap, mask);
 }
 
-void write_image(const Problem& p, const View& out, int64_t n, const double* sums) {
+void write_image(const Problem& p, const View& out, int64_t n, const Sum* sums) {
   for (int64_t h = 0; h < p.h; ++h)
     for (int64_t w = 0; w < p.w; ++w)
-      for (int64_t c = 0; c < p.c; ++c) write(out, n, h, w, c, sums[(h * p.w + w) * p.c + c]);
+      for (int64_t c = 0; c < p.c; ++c) write(out, n, h, w, c, sums[(h * p.w + w) * p.c + c].value());
 }
 
 // ------ Forward
@@ -175,7 +187,7 @@ void forward_pass(const Problem& p) {
 // ------ Gradient
 
 template <class Kind>
-void grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of one image
+void grad_pass(const Problem& p, Sum* grad_x) {  // grad_x: [h, w, c] of one image
   const int64_t channels = p.c / p.groups;
   const auto scatter = [&](int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh, int64_t kw) {
     const Tap t = tap_at(p, n, ho, wo, g, kh, kw);
@@ -193,7 +205,7 @@ void grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of one 
     write_offsets(p, p.grad_offsets, n, ho, wo, (g * p.kh + kh) * p.kw + kw, along_w, along_h, mask);
   };
   for (int64_t n = 0; n < p.n; ++n) {
-    std::fill_n(grad_x, p.h * p.w * p.c, 0.0);
+    std::fill_n(grad_x, p.h * p.w * p.c, Sum());
     for_each_tap(p, n, scatter);
     write_image(p, p.grad_x, n, grad_x);
   }
@@ -202,7 +214,7 @@ void grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of one 
 // ------ Second derivative
 
 template <class Kind>
-void grad_grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of one image
+void grad_grad_pass(const Problem& p, Sum* grad_x) {  // grad_x: [h, w, c] of one image
   const int64_t channels = p.c / p.groups, plane = p.groups * p.kh * p.kw;
   const auto scatter = [&](int64_t n, int64_t ho, int64_t wo, int64_t g, int64_t kh, int64_t kw) {
     const Tap t = tap_at(p, n, ho, wo, g, kh, kw);
@@ -237,7 +249,7 @@ void grad_grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of
     write_offsets(p, p.grad_offsets, n, ho, wo, tap, along_w, along_h, mask);
   };
   for (int64_t n = 0; n < p.n; ++n) {
-    std::fill_n(grad_x, p.h * p.w * p.c, 0.0);
+    std::fill_n(grad_x, p.h * p.w * p.c, Sum());
     for_each_tap(p, n, scatter);
     write_image(p, p.grad_x, n, grad_x);
   }
@@ -246,20 +258,20 @@ void grad_grad_pass(const Problem& p, double* grad_x) {  // grad_x: [h, w, c] of
 }  // namespace
 
 std::size_t workspace(const Problem& p, int) {
-  return p.pass == Pass::forward ? 0 : static_cast<std::size_t>(p.h * p.w * p.c) * sizeof(double);
+  return p.pass == Pass::forward ? 0 : static_cast<std::size_t>(p.h * p.w * p.c) * sizeof(Sum);
 }
 
 void forward(const Problem& p, const Workers&, void*) { forward_pass<Values>(p); }
 void forward_magnitudes(const Problem& p, const Workers&, void*) { forward_pass<Magnitudes>(p); }
-void grad(const Problem& p, const Workers&, void* sums) { grad_pass<Values>(p, static_cast<double*>(sums)); }
+void grad(const Problem& p, const Workers&, void* sums) { grad_pass<Values>(p, static_cast<Sum*>(sums)); }
 void grad_magnitudes(const Problem& p, const Workers&, void* sums) {
-  grad_pass<Magnitudes>(p, static_cast<double*>(sums));
+  grad_pass<Magnitudes>(p, static_cast<Sum*>(sums));
 }
 void grad_grad(const Problem& p, const Workers&, void* sums) {
-  grad_grad_pass<Values>(p, static_cast<double*>(sums));
+  grad_grad_pass<Values>(p, static_cast<Sum*>(sums));
 }
 void grad_grad_magnitudes(const Problem& p, const Workers&, void* sums) {
-  grad_grad_pass<Magnitudes>(p, static_cast<double*>(sums));
+  grad_grad_pass<Magnitudes>(p, static_cast<Sum*>(sums));
 }
 
 }  // namespace tapfield::reference

@@ -7,7 +7,8 @@
 
 namespace tapfield::reference {
 
-std::size_t workspace(const Problem& p, int slots);  // one image of x in double for the gradients, else 0
+std::size_t workspace(const Problem& p,
+                      int slots);  // two doubles an element of one image of x for the gradients, else 0
 
 void forward(const Problem& p, const Workers&, void* workspace);
 void grad(const Problem& p, const Workers&, void* workspace);

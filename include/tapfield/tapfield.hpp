@@ -9,8 +9,8 @@
 //  - may be called from several threads at once;
 //  - gives the same bits for any number of threads and any parallel-for, on the same kind of machine.
 // Scratch is taken from Execution::workspace or kept by the library between calls (release_scratch frees it):
-// at most 64 bytes per tap of one image (96 in float64) + 8 bytes per element of one image's x + 16 MiB per
-// thread; + 35% of one image's grad when channels are not adjacent in memory.
+// at most 64 bytes per tap of one image (96 in float64) + 8 bytes per element of one image's x (16 in the
+// reference) + 16 MiB per thread; + 35% of one image's grad when channels are not adjacent in memory.
 // On CUDA tensors a call queues its work on Execution::stream and returns, and a CUDA function that fails is a
 // std::runtime_error; docs/cuda.md.
 #pragma once

@@ -10,18 +10,31 @@ CASES = ("dcn-c3", "rectangular", "v1-nchw", "cann-grad", "cann-forward", "cann-
 
 def numbers(text):
     """1,2,3 as a tuple of integers."""
-    return tuple(int(t) for t in text.split(","))
+    try:
+        return tuple(int(t) for t in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be integers like 1,2,3 but is {text!r}") from None
 
 
 def parser():
-    top = argparse.ArgumentParser(prog="tapfield", description="DeformableOffsets, its gradient and its second derivative")
+    top = argparse.ArgumentParser(
+        prog="tapfield", description="DeformableOffsets, its gradient and its second derivative"
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", help="bend a photograph and straighten it by gradient descent on offsets")
-    demo.add_argument("image", nargs="?", metavar="IMAGE", help="default: matplotlib's photograph of Grace Hopper")
-    demo.add_argument("--out", default="./demo.png", metavar="PNG", help="the picture to write (default ./demo.png)")
+    demo = commands.add_parser(
+        "demo", help="bend a photograph and straighten it by gradient descent on offsets"
+    )
+    demo.add_argument(
+        "image", nargs="?", metavar="IMAGE", help="default: matplotlib's photograph of Grace Hopper"
+    )
+    demo.add_argument(
+        "--out", default="./demo.png", metavar="PNG", help="the picture to write (default ./demo.png)"
+    )
 
-    golden = commands.add_parser("golden", help="write inputs and expected outputs of the operators, as files")
+    golden = commands.add_parser(
+        "golden", help="write inputs and expected outputs of the operators, as files"
+    )
     golden.add_argument("directory", metavar="DIR")
     golden.add_argument("--case", choices=CASES, help="sizes by name, instead of --shape and the attributes")
     golden.add_argument("--shape", type=numbers, metavar="N,H,W,C")
@@ -35,13 +48,19 @@ def parser():
     golden.add_argument("--data-format", choices=("NHWC", "NCHW"), help="layout of the files (default NHWC)")
     golden.add_argument("--dtype", choices=("float16", "bfloat16", "float32", "float64"), default="float32")
     golden.add_argument("--format", choices=("npy", "bin"), default="npy")
-    golden.add_argument("--backend", default="reference", help="who computes what is expected (default reference)")
+    golden.add_argument(
+        "--backend", default="reference", help="who computes what is expected (default reference)"
+    )
     golden.add_argument("--seed", type=int, default=0)
-    golden.add_argument("--pass", dest="passes", choices=("forward", "grad", "grad_grad", "all"), default="all")
+    golden.add_argument(
+        "--pass", dest="passes", choices=("forward", "grad", "grad_grad", "all"), default="all"
+    )
 
     verify = commands.add_parser("verify", help="compare a kernel's outputs with what golden wrote")
     verify.add_argument("directory", metavar="DIR", help="what golden wrote")
-    verify.add_argument("--against", metavar="DIR2", help="where the outputs are (default: DIR, as NAME.actual.npy)")
+    verify.add_argument(
+        "--against", metavar="DIR2", help="where the outputs are (default: DIR, as NAME.actual.npy)"
+    )
     verify.add_argument("--json", dest="json_output", action="store_true", help="for programs")
 
     commands.add_parser("info", help="version, backends and why each can or cannot run, SIMD target, threads")

@@ -13,6 +13,7 @@ Two things make plain descent arrive:
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -164,11 +165,14 @@ def load(path=None):
     from matplotlib import cbook, image
 
     picture = image.imread(path or cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
-    if picture.ndim == 2:
-        picture = np.repeat(picture[..., None], 3, axis=-1)
-    picture = picture[..., :3].astype(np.float32) / (255 if picture.dtype == np.uint8 else 1)
+    if picture.ndim == 2 or picture.shape[2] < 3:  # grey
+        picture = np.repeat(picture.reshape(*picture.shape[:2], -1)[..., :1], 3, axis=-1)
+    white = np.iinfo(picture.dtype).max if picture.dtype.kind == "u" else 1
+    picture = picture[..., :3].astype(np.float32) / white
     if min(picture.shape[:2]) < 32:
-        raise ValueError(f"IMAGE must be at least 32 x 32 pixels but is {picture.shape[1]} x {picture.shape[0]}")
+        raise ValueError(
+            f"IMAGE must be at least 32 x 32 pixels but is {picture.shape[1]} x {picture.shape[0]}"
+        )
     return picture
 
 
@@ -185,7 +189,9 @@ def draw(result, path):
     """One picture of a Result: the three photographs above, the two fields and the descent below."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 8.6 * result.photo.shape[0] / result.photo.shape[1] / 1.17), layout="constrained")
+    figure = Figure(
+        figsize=(11, 8.6 * result.photo.shape[0] / result.photo.shape[1] / 1.17), layout="constrained"
+    )
     axes = figure.subplots(2, 3)
     panels = (
         ("photograph", result.photo),
@@ -213,17 +219,33 @@ def main(image=None, out="demo.png"):
     from rich.table import Table
 
     console = Console()
+    if not Path(out).parent.is_dir():
+        raise ValueError(f"--out must lie in a folder that exists but is {out}")
     photo = load(image)
-    console.print(f"Bending {image or 'the photograph'} ({photo.shape[1]} x {photo.shape[0]}), then finding the way back")
+    console.print(
+        f"Bending {image or 'the photograph'} ({photo.shape[1]} x {photo.shape[0]}), then finding the way back"
+    )
     steps = sum(n for *_, n in LEVELS) + 1
-    columns = (TextColumn("gradient descent"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("gradient descent"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=steps)
-        result = bend_and_straighten(photo, report=lambda loss: progress.update(task, advance=1, description=f"loss {loss:.3e}"))
+        result = bend_and_straighten(
+            photo, report=lambda loss: progress.update(task, advance=1, description=f"loss {loss:.3e}")
+        )
     draw(result, out)
     table = Table("", "before", "after", title="Straightened")
     table.add_row("loss (mean squared difference)", f"{result.losses[0]:.3e}", f"{result.losses[-1]:.3e}")
-    table.add_row("mean error of the offsets, textured area", f"{result.error_before:.3f} px", f"{result.error_after:.3f} px")
+    table.add_row(
+        "mean error of the offsets, textured area",
+        f"{result.error_before:.3f} px",
+        f"{result.error_after:.3f} px",
+    )
     console.print(table)
     console.print(f"{result.ms_per_gradient:.2f} ms per gradient on {tapfield.get_num_threads()} threads")
     console.print(f"wrote {out}", soft_wrap=True)

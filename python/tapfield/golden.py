@@ -20,7 +20,11 @@ DTYPES = {
     "float32": np.dtype(np.float32),
     "float64": np.dtype(np.float64),
 }
-PASSES = {"forward": ("y",), "grad": ("grad_x", "grad_offsets"), "grad_grad": ("grad_grad", "grad_x", "grad_offsets")}
+PASSES = {
+    "forward": ("y",),
+    "grad": ("grad_x", "grad_offsets"),
+    "grad_grad": ("grad_grad", "grad_x", "grad_offsets"),
+}
 NEAR, INTEGER = 1, 2  # values of near_integer
 
 
@@ -83,9 +87,14 @@ class Writer:
 
     def __init__(self, path, shape, dtype):
         self.file, self.hash = open(path, "wb"), hashlib.sha256()
+        self.shape, self.dtype = shape, dtype
         if path.suffix == ".npy":
             dtype = plain(np.empty(0, dtype)).dtype
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": tuple(shape)}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": tuple(shape),
+            }
             np.lib.format.write_array_header_1_0(self, header)
 
     def write(self, data):
@@ -95,9 +104,14 @@ class Writer:
     def append(self, array):
         self.write(np.ascontiguousarray(plain(array)).tobytes())
 
+    def entry(self):
+        """What the manifest says of the file."""
+        return {"shape": self.shape, "dtype": str(self.dtype), "sha256": self.hash.hexdigest()}
+
 
 def inputs(geometry, dtype, rng, passes, worked):
     """One image of every input, shape[0] = 1; values that dtype can hold."""
+
     def normal(name, deviation=1.0):
         return rng.normal(0, deviation, (1, *geometry.tensor(name)[1:])).astype(dtype)
 
@@ -130,6 +144,12 @@ def run(which, given, attributes, backend, dtype=None):
     return dict(zip(PASSES[which], results))
 
 
+def check(geometry, dtype, backend):
+    """ValueError where the operators refuse this geometry or backend: a call without images."""
+    x, offsets = (np.empty((0, *geometry.tensor(name)[1:]), dtype) for name in ("x", "offsets"))
+    run("forward", {"x": x, "offsets": offsets}, geometry.attributes(), backend)
+
+
 def positions(geometry, offsets, dtype):
     """Of one image's taps: near_integer [Ho, Wo, G*Kh*Kw], near_pixels [H, W] that NEAR taps touch, and the
     greatest number of corners that any element of grad_x sums."""
@@ -144,7 +164,9 @@ def positions(geometry, offsets, dtype):
         o = planes[:, :, plane]
         out = np.arange((ho, wo)[axis]) * geometry.strides[axis] - begin
         tap = np.arange((kh, kw)[axis]) * geometry.dilations[axis]
-        base = (out[:, None, None, None, None] + tap[:, None]) if axis == 0 else (out[:, None, None, None] + tap)
+        base = (
+            (out[:, None, None, None, None] + tap[:, None]) if axis == 0 else (out[:, None, None, None] + tap)
+        )
         distance = abs(o - np.rint(o))
         near = near | ((distance > 0) & (distance <= eps * np.maximum(1, abs(base + o))))
         whole = whole & (distance == 0)
@@ -165,8 +187,18 @@ def positions(geometry, offsets, dtype):
     return code, (around(grown) > 0).astype(np.uint8), int(around(counts).max(initial=1))
 
 
-def write(directory, geometry, dtype="float32", *, format="npy", backend="reference", seed=0, passes=("grad",),
-          worked=False, report=lambda: None):
+def write(
+    directory,
+    geometry,
+    dtype="float32",
+    *,
+    format="npy",
+    backend="reference",
+    seed=0,
+    passes=("grad",),
+    worked=False,
+    report=lambda: None,
+):
     """Writes the files and manifest.json into `directory`, made if missing. Returns the manifest."""
     n, (ho, wo, g, kh, kw) = geometry.shape[0], geometry.taps()
     dtype_name, dtype = dtype, DTYPES[dtype]
@@ -190,8 +222,11 @@ def write(directory, geometry, dtype="float32", *, format="npy", backend="refere
             append("near_pixels", (n, *geometry.shape[1:3]), pixels)
             terms = max(terms, count)
             for which in passes:
-                kinds = (("expected", backend, None), ("exact", backend, np.float64),
-                         ("magnitudes", "reference.magnitudes", np.float64))
+                kinds = (
+                    ("expected", backend, None),
+                    ("exact", backend, np.float64),
+                    ("magnitudes", "reference.magnitudes", np.float64),
+                )
                 for kind, by, wide in kinds:
                     for name, array in run(which, given, geometry.attributes(), by, wide).items():
                         append(f"{which}.{name}.{kind}", geometry.tensor(name), array)
@@ -200,11 +235,16 @@ def write(directory, geometry, dtype="float32", *, format="npy", backend="refere
         for writer in writers.values():
             writer.file.close()
     manifest = {
-        "tapfield": tapfield.__version__, "format": format, "dtype": dtype_name, "passes": list(passes),
-        "seed": seed, "backend": backend, "geometry": asdict(geometry), "most_corners_per_pixel": terms,
-        "files": {
-            f"{name}.{format}": {"sha256": w.hash.hexdigest()} for name, w in writers.items()
-        },
+        "tapfield": tapfield.__version__,
+        "format": format,
+        "dtype": dtype_name,
+        "passes": list(passes),
+        "seed": seed,
+        "backend": backend,
+        "attributes": geometry.attributes(),
+        "geometry": asdict(geometry),
+        "most_corners_per_pixel": terms,
+        "files": {f"{name}.{format}": w.entry() for name, w in writers.items()},
     }
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
@@ -220,17 +260,33 @@ def main(directory, case, shape, dtype, format, backend, seed, passes, **attribu
     given = {k: v for k, v in attributes.items() if v is not None}
     if case and given:
         raise ValueError(f"--case sets the attributes itself: leave out {', '.join(given)}")
+    if shape and (len(shape) != 4 or min(shape) < 1):
+        raise ValueError(f"--shape must be four numbers of at least 1 but is {list(shape)}")
+    for name, count in {"ksize": 2, "strides": 2, "pads": 4, "dilations": 2}.items():
+        if len(given.get(name, range(count))) != count:
+            raise ValueError(f"--{name} must be {count} numbers but is {list(given[name])}")
     geometry = CASES[case] if case else Geometry(shape, **given)
-    if min(geometry.shape) < 1:
-        raise ValueError(f"--shape must be four numbers of at least 1 but is {geometry.shape}")
+    check(geometry, DTYPES[dtype], backend)
     if seed < 0:
         raise ValueError(f"--seed must be at least 0 but is {seed}")
     passes = tuple(PASSES) if passes == "all" else (passes,)
     console = Console()
     with Progress(console=console) as progress:
         task = progress.add_task("images", total=geometry.shape[0])
-        write(directory, geometry, dtype, format=format, backend=backend, seed=seed, passes=passes,
-              worked=case == "worked-example", report=lambda: progress.update(task, advance=1))
-    console.print(f"wrote {directory}: put your outputs beside them as NAME.actual.{format}, NAME one of", soft_wrap=True)
+        write(
+            directory,
+            geometry,
+            dtype,
+            format=format,
+            backend=backend,
+            seed=seed,
+            passes=passes,
+            worked=case == "worked-example",
+            report=lambda: progress.update(task, advance=1),
+        )
+    console.print(
+        f"wrote {directory}: put your outputs beside them as NAME.actual.{format}, NAME one of",
+        soft_wrap=True,
+    )
     console.print(", ".join(f"{p}.{name}" for p in passes for name in PASSES[p]), soft_wrap=True)
     return 0

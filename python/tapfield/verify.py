@@ -44,7 +44,9 @@ def manifest_of(directory):
         with open(path, "rb") as file:
             text = file.read(LARGEST_MANIFEST + 1)
     except OSError as error:
-        raise BadFile(f"{path}: cannot be read ({error.strerror}); expected what tapfield golden wrote") from None
+        raise BadFile(
+            f"{path}: cannot be read ({error.strerror}); expected what tapfield golden wrote"
+        ) from None
 
     def expect(true, what):
         if not true:
@@ -57,15 +59,25 @@ def manifest_of(directory):
         raise BadFile(f"{path}: expected JSON, but {str(error)[:200]}") from None
 
     def ints(value, count, least):
-        return (isinstance(value, list) and len(value) == count
-                and all(type(v) is int and least <= v < 2**31 for v in value))
+        return (
+            isinstance(value, list)
+            and len(value) == count
+            and all(type(v) is int and least <= v < 2**31 for v in value)
+        )
 
     expect(isinstance(m, dict), "an object")
     expect(m.get("format") in ("npy", "bin"), "format npy or bin")
-    expect(isinstance(m.get("dtype"), str) and m["dtype"] in DTYPES, f"dtype to be one of {', '.join(DTYPES)}")
+    expect(
+        isinstance(m.get("dtype"), str) and m["dtype"] in DTYPES, f"dtype to be one of {', '.join(DTYPES)}"
+    )
     passes = m.get("passes")
-    expect(isinstance(passes, list) and passes and all(isinstance(p, str) and p in PASSES for p in passes)
-           and len(set(passes)) == len(passes), f"passes to be a list of some of {', '.join(PASSES)}")
+    expect(
+        isinstance(passes, list)
+        and passes
+        and all(isinstance(p, str) and p in PASSES for p in passes)
+        and len(set(passes)) == len(passes),
+        f"passes to be a list of some of {', '.join(PASSES)}",
+    )
     corners = m.get("most_corners_per_pixel")
     expect(type(corners) is int and 1 <= corners < 2**53, "most_corners_per_pixel to be a positive integer")
     expect(isinstance(m.get("files"), dict), "files to be an object")
@@ -76,7 +88,9 @@ def manifest_of(directory):
     for name, count, least in lists:
         expect(ints(g[name], count, least), f"geometry.{name} to be {count} integers of at least {least}")
     groups = g["deformable_groups"]
-    expect(type(groups) is int and 1 <= groups and g["shape"][3] % groups == 0, "deformable_groups to divide C")
+    expect(
+        type(groups) is int and 1 <= groups and g["shape"][3] % groups == 0, "deformable_groups to divide C"
+    )
     expect(type(g["modulated"]) is bool, "geometry.modulated to be true or false")
     expect(g["border"] in ("open", "closed"), "geometry.border to be open or closed")
     expect(g["data_format"] in ("NHWC", "NCHW"), "geometry.data_format to be NHWC or NCHW")
@@ -94,7 +108,9 @@ def mapped(path, shape, dtypes, sha256=None):
     try:
         with open(path, "rb") as file:
             if sha256 is not None and hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise BadFile(f"{path}: is not the file that tapfield golden wrote (sha256 differs); expected {want}")
+                raise BadFile(
+                    f"{path}: is not the file that tapfield golden wrote (sha256 differs); expected {want}"
+                )
             file.seek(0)
             found = header(path, file, want) if path.suffix == ".npy" else None
             start, bytes_there = file.tell(), file.seek(0, 2)
@@ -124,7 +140,9 @@ def header(path, file, want):
     """(shape, fortran_order, dtype) of an .npy file, read up to its data."""
     try:
         version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
         return read(file)
     except OSError:
         raise
@@ -157,7 +175,6 @@ def compare(finding, image, got, exact, magnitude, factor, near, in_grad_x):
     with np.errstate(all="ignore"):
         ulp = abs(np.spacing(np.where(np.isfinite(got), got, np.zeros_like(got)))).astype(float)
         half = ulp / 2 if got.dtype.itemsize == 2 else 0.0
-        # UNDERFLOW as in the tests' tolerances: a product below the least normal number loses digits absolutely.
         bound = factor * magnitude + half
         # Rounding is monotone: what the ends of the interval round to is admissible too (overflow to infinity).
         low = (exact - factor * magnitude).astype(got.dtype)
@@ -192,7 +209,9 @@ def verify(directory, against=None):
     def ours(name, shape, dtype):
         entry = m["files"].get(f"{name}.{suffix}")
         if not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
-            raise BadFile(f"{directory / 'manifest.json'}: expected files to have {name}.{suffix} with its sha256")
+            raise BadFile(
+                f"{directory / 'manifest.json'}: expected files to have {name}.{suffix} with its sha256"
+            )
         return mapped(directory / f"{name}.{suffix}", shape, (dtype,), entry["sha256"])
 
     findings, near, pixels = [], None, None
@@ -208,13 +227,23 @@ def verify(directory, against=None):
                 pixels = ours("near_pixels", geometry.shape[:3], np.dtype(np.uint8))
             wider = dtype.itemsize == 2 and name in ("grad_x", "grad_offsets")
             got = mapped(path, shape, (dtype, DTYPES["float32"]) if wider else (dtype,))
-            exact, magnitude = (ours(f"{full}.{k}", shape, DTYPES["float64"]) for k in ("exact", "magnitudes"))
+            exact, magnitude = (
+                ours(f"{full}.{k}", shape, DTYPES["float64"]) for k in ("exact", "magnitudes")
+            )
             finding = Finding(full)
             factor = CHAIN * eps * terms_of(which, name, geometry, m["most_corners_per_pixel"])
             for i in range(n):
                 mask = of_near_taps(name, near[i], pixels[i], geometry)
-                compare(finding, i, np.asarray(got[i]), np.asarray(exact[i]), np.asarray(magnitude[i]), factor, mask,
-                        name == "grad_x")
+                compare(
+                    finding,
+                    i,
+                    np.asarray(got[i]),
+                    np.asarray(exact[i]),
+                    np.asarray(magnitude[i]),
+                    factor,
+                    mask,
+                    name == "grad_x",
+                )
             findings.append(finding)
     if not findings:
         names = ", ".join(f"{p}.{name}.actual.{suffix}" for p in m["passes"] for name in PASSES[p])
@@ -224,7 +253,9 @@ def verify(directory, against=None):
 
 def theirs(outputs, name, suffix, plain_names):
     """The file of an output, or None."""
-    endings = [f".actual.{e}" for e in (suffix, "npy", "bin")] + ([f".{e}" for e in ("npy", "bin")] if plain_names else [])
+    endings = [f".actual.{e}" for e in (suffix, "npy", "bin")] + (
+        [f".{e}" for e in ("npy", "bin")] if plain_names else []
+    )
     return next((p for e in endings if (p := outputs / (name + e)).exists()), None)
 
 
@@ -235,13 +266,34 @@ def main(directory, against=None, json_output=False):
 
     findings = verify(directory, against)
     if json_output:
-        print(json.dumps([vars(f) | {"worst": repr(f.worst), "worst_error": repr(f.worst_error),
-                                     "worst_ulps": repr(f.worst_ulps)} for f in findings], indent=1))
+        print(
+            json.dumps(
+                [
+                    vars(f)
+                    | {
+                        "worst": repr(f.worst),
+                        "worst_error": repr(f.worst_error),
+                        "worst_ulps": repr(f.worst_ulps),
+                    }
+                    for f in findings
+                ],
+                indent=1,
+            )
+        )
         return int(any(f.over for f in findings))
-    table = Table("output", "elements", "over", "worst error / bound", "error", "ulps", "at", "near integers, over")
+    # The worst element of each output: its error by the bound, as it is, in ulps, and where. Fits 80 columns.
+    table = Table(
+        "output", "over", "/ bound", "error", "ulps", "at", "near\nintegers", box=None, pad_edge=False
+    )
     for f in findings:
-        note = f"{f.near_over} of those over" if f.name.endswith("grad_x") else f"{f.apart} apart"
-        table.add_row(f.name, str(f.elements), f"[red]{f.over}[/]" if f.over else "0", f"{f.worst:.3g}",
-                      f"{f.worst_error:.3g}", f"{f.worst_ulps:.3g}", str(list(f.worst_at or ())), note)
+        table.add_row(
+            f.name,
+            f"[red]{f.over}[/] of {f.elements}" if f.over else f"0 of {f.elements}",
+            f"{f.worst:.3g}",
+            f"{f.worst_error:.3g}",
+            f"{f.worst_ulps:.3g}",
+            ",".join(str(i) for i in f.worst_at or ()),
+            f"{f.near_over} in over" if f.name.endswith("grad_x") else f"{f.apart} apart",
+        )
     Console().print(table)
     return int(any(f.over for f in findings))

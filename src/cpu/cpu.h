@@ -18,21 +18,16 @@ double forward_cost(const Problem& p);
 std::size_t forward_workspace(const Problem& p, int slots);
 void forward(const Problem& p, const Workers& workers, void* workspace);
 
-// grad_binned.cpp
-const char* grad_binned_why_not(const Problem& p);
-double grad_binned_cost(const Problem& p);
-std::size_t grad_binned_workspace(const Problem& p, int slots);
-void grad_binned(const Problem& p, const Workers& workers, void* workspace);
+// binned.cpp
+const char* binned_why_not(const Problem& p);
+double binned_cost(const Problem& p);
+std::size_t binned_workspace(const Problem& p, int slots);
+void binned(const Problem& p, const Workers& workers, void* workspace);
 
-// grad_taps.cpp
-const char* grad_taps_why_not(const Problem& p);
-double grad_taps_cost(const Problem& p);
-std::size_t grad_taps_workspace(const Problem& p, int slots);
-void grad_taps(const Problem& p, const Workers& workers, void* workspace);
-
-// grad_grad.cpp
-double grad_grad_cost(const Problem& p);
-std::size_t grad_grad_workspace(const Problem& p, int slots);
-void grad_grad(const Problem& p, const Workers& workers, void* workspace);
+// windowed.cpp
+const char* windowed_why_not(const Problem& p);
+double windowed_cost(const Problem& p);
+std::size_t windowed_workspace(const Problem& p, int slots);
+void windowed(const Problem& p, const Workers& workers, void* workspace);
 
 }  // namespace tapfield::cpu

@@ -1,56 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forward, row by row: every output row (n, ho) is one item; its pixels and taps go in order, and a tap's
-// channels in vectors: four loads, four multiply-adds, one store. Docs: docs/operators.md, "Forward".
+// channels in vectors: four loads, four multiply-adds, one store. Addresses and weights come from cells.h, a
+// pixel ahead. Groups of 2, 4 and 8 channels have vectors of their size, groups of one gather over taps. y is
+// stored past the cache where its vectors are aligned. Docs: docs/operators.md, "Forward".
 //
 // Moves: x, offsets and y once; x rows are read again from cache. Scratch: one strip a slot; where channels
 // are not adjacent, one packed image of x and a packed strip of y a slot. Deterministic: an output element is
 // one sum of four terms in one order, whoever computes it.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "cpu/forward.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h
 
+#include <hwy/cache_control.h>
+
 #include "cpu/simd.h"
+#include "cpu/blend.h"
+#include "cpu/cells.h"
 #include "cpu/cpu.h"
-#include "cpu/geometry.h"
 #include "cpu/rows.h"
+#include "cpu/slots.h"
 
 #ifndef TAPFIELD_CPU_FORWARD_ONCE_
 #define TAPFIELD_CPU_FORWARD_ONCE_
 namespace tapfield::cpu {
 
-// A strip of packed y stays in L2.
-constexpr std::int64_t kPackedStripBytes = 256 << 10;
+// What is fetched ahead: x this many rows below, offsets this many pixels on.
+constexpr std::int64_t kRowsAhead = 5, kPixelsAhead = 10;
 
-template <class F>
-struct ForwardScratch {
-  std::int64_t pixels;              // of a strip
-  std::int64_t block;               // channels that y is packed in at a time
-  char* zeros;                      // [c] of T
-  char* packed_x = nullptr;         // [h][w][c] of T, one image
-  char* packed_y = nullptr;         // [slots][kh][pixels * kw][block] of T
-  std::int64_t packed_y_bytes = 0;  // a slot
-  Carver strips;                    // where the slots' strips begin
+// A strip of packed y stays in L2, and its rows are long enough to be written in whole lines: with a third of
+// this b took 1.7 times and d 1.3 times as long.
+constexpr std::int64_t kPackedStripBytes = 768 << 10;
 
-  ForwardScratch(Carver carver, const Problem& p, int slots, std::size_t* used) : strips(carver) {
-    const std::int64_t size = size_of(p.x.dtype);
-    pixels = std::min(Strip<F>::pixels(p.lanes()), p.wo);
-    block = p.c;
-    zeros = carver.take<char>(p.c * size);
-    if (!p.x.adjacent()) packed_x = carver.take<char>(p.h * p.w * p.c * size);
-    if (!p.y.adjacent()) {
-      const std::int64_t line = p.taps() * size;  // of one pixel and channel
-      block = std::clamp<std::int64_t>(kPackedStripBytes / line, 1, p.c);
-      pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
-      packed_y_bytes = pixels * block * line;
-      packed_y = carver.take<char>(packed_y_bytes * slots);
-    }
-    strips = carver;
-    for (int s = 0; s < slots; ++s) Strip<F>(carver, p, p.lanes());
-    if (used) *used = carver.used();
-  }
+// A line of x's channels that is fetched ahead: `extra` elements after where its group's middle tap reads.
+struct AheadLine {
+  std::int64_t lane, extra;
 };
 
 }  // namespace tapfield::cpu
@@ -59,102 +47,234 @@ struct ForwardScratch {
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
-template <bool kTail, class T, class D, class V>
-HWY_INLINE void BlendVector(D d, const CornerRows<const T>& x, std::int64_t c, V w00, V w01, V w10, V w11,
-                            T* y, std::size_t n) {
-  auto sum = hn::Mul(w00, LoadN<kTail>(d, x.p00 + c, n));
-  sum = hn::MulAdd(w01, LoadN<kTail>(d, x.p01 + c, n), sum);
-  sum = hn::MulAdd(w10, LoadN<kTail>(d, x.p10 + c, n), sum);
-  sum = hn::MulAdd(w11, LoadN<kTail>(d, x.p11 + c, n), sum);
-  StoreN<kTail>(sum, d, y + c, n);
+// A layer's offsets and mask are tensors of their own, and so are packed.
+inline bool offsets_in_place(const Problem& p) { return p.offsets.adjacent() && !p.offsets_planes[0].data; }
+
+// Channels of a strip of packed y: all, but where a pixel's taps would not fit.
+template <class T>
+inline std::int64_t packed_block(const Problem& p) {
+  return std::clamp<std::int64_t>(kPackedStripBytes / (p.taps() * static_cast<std::int64_t>(sizeof(T))), 1,
+                                  p.c);
 }
 
-// y[0, channels) = the blend of one live tap's corner rows.
-template <class T, class F = Compute<T>>
-HWY_INLINE void BlendRow(const CornerRows<const T>& x, const F* weights, T* HWY_RESTRICT y,
-                         std::int64_t channels) {
-  const hn::ScalableTag<F> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const auto w00 = hn::Set(d, weights[0]), w01 = hn::Set(d, weights[1]), w10 = hn::Set(d, weights[2]),
-             w11 = hn::Set(d, weights[3]);
-  std::int64_t c = 0;
-  for (; c + lanes <= channels; c += lanes) BlendVector<false>(d, x, c, w00, w01, w10, w11, y, 0);
-  if (c < channels) BlendVector<true>(d, x, c, w00, w01, w10, w11, y, static_cast<std::size_t>(channels - c));
-}
+// What all slots share.
+template <class T, class At>
+struct ForwardPlan : Slotted<ForwardPlan<T, At>> {
+  using F = Compute<T>;
+  std::int64_t pixels, block;
+  T* zeros;
+  LaneTable table;
+  AheadLine* ahead;  // [ahead_lines]
+  std::int64_t ahead_lines;
+  char* packed_x = nullptr;
+  std::int64_t size;
 
-// All taps of a located strip, channels [c0, c1), to rows of y: tap (kh, kw) of pixel i at
-// y[kh * kh_stride + (i * Kw + kw) * w_stride + c - c0].
-template <class T, class F>
-void ForwardStrip(const Problem& p, const Strip<F>& s, const Image<const T>& x, const T* zeros,
-                  std::int64_t c0, std::int64_t c1, T* y, std::int64_t kh_stride, std::int64_t w_stride) {
-  const std::int64_t channels = p.group_channels();
-  for (std::int64_t i = 0; i < s.count; ++i)
-    for (std::int64_t g = c0 / channels; g * channels < c1; ++g) {
-      const std::int64_t first = std::max(g * channels, c0), last = std::min((g + 1) * channels, c1);
-      for (std::int64_t kh = 0; kh < p.kh; ++kh)
-        for (std::int64_t kw = 0; kw < p.kw; ++kw) {
-          const std::int64_t at = i * s.pitch + (g * p.kh + kh) * p.kw + kw;
-          T* row = y + kh * kh_stride + (i * p.kw + kw) * w_stride + first - c0;
-          if (s.h0[at] == kDead)
-            std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(last - first) * sizeof(T));
-          else
-            BlendRow<T>(CornerRows<const T>(x, p.h, p.w, s.h0[at], s.w0[at], first, zeros),
-                        s.weights + 4 * at, row, last - first);
+  struct Slot {
+    Cells<F, At> cells[2];
+    char* offsets;          // [planes][pixels][lanes]
+    std::uint16_t* narrow;  // [pixels][lanes]: of a layer's mask, where only its offsets are float32
+    T* y;
+    F* sums;  // [lanes], and as far as a gather reads
+    Slot(Carver& carver, const Problem& p, const ForwardPlan& f)
+        : cells{{carver, p.lanes()}, {carver, p.lanes()}},
+          offsets(carver.take<char>(offsets_in_place(p)
+                                        ? 0
+                                        : p.planes() * f.pixels * p.lanes() *
+                                              std::max<std::int64_t>(4, size_of(p.offsets.dtype)))),
+          narrow(carver.take<std::uint16_t>(p.offsets_planes[0].data ? f.pixels * p.lanes() : 0)),
+          y(carver.take<T>(p.y.adjacent() ? 0 : f.pixels * f.block * p.taps())),
+          sums(carver.take<F>(p.lanes() + 16 * p.taps())) {}
+  };
+  ForwardPlan(Carver carver, const Problem& p, int slot_count, std::size_t* used)
+      : pixels(p.wo), block(p.c), zeros(carver.take<T>(p.group_channels())), table(carver, p.lanes()) {
+    size = sizeof(T);
+    ahead_lines = (p.c * size + 63) / 64;
+    ahead = carver.take<AheadLine>(ahead_lines);
+    if (!p.x.adjacent()) packed_x = carver.take<char>(p.h * p.w * p.c * size);
+    if (!p.y.adjacent()) {
+      const std::int64_t line = p.taps() * size;
+      block = packed_block<T>(p);
+      pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
+    }
+    if (!offsets_in_place(p)) pixels = std::clamp<std::int64_t>(2048 / p.lanes(), 1, pixels);
+    this->carve_slots(carver, p, slot_count, used);
+  }
+};
+
+template <class T>
+struct Output {
+  T* y;
+  std::int64_t kh_stride, wo_stride, w_stride, c0, c1;
+};
+
+template <Kind kKind, bool kInterior, bool kStream, std::size_t kLanes, class T, class S, class At,
+          class F = Compute<T>>
+HWY_NOINLINE void BlendPixel(const Problem& p, const Grid& grid, const ForwardPlan<T, At>& plan, const S* x,
+                             const Cells<F, At>& cells, const std::int64_t* dead_shift, F* sums,
+                             const Output<T>& out) {
+  const std::int64_t channels = p.group_channels(), taps = p.taps();
+  const S* below = x + kRowsAhead * grid.h_stride;
+  if constexpr (kKind == kGather) GatherPixel<kInterior>(cells, x, grid, p.lanes(), sums);
+  std::int64_t k = 0, line = 0;
+  for (std::int64_t kh = 0; kh < p.kh; ++kh)
+    for (std::int64_t kw = 0; kw < p.kw; ++kw, ++k) {
+      for (const std::int64_t last = (k + 1) * plan.ahead_lines / taps; line < last; ++line)
+        hwy::Prefetch(below + cells.at[plan.ahead[line].lane] + plan.ahead[line].extra);
+      T* row = out.y + kh * out.kh_stride + kw * out.w_stride;
+      if constexpr (kKind == kGather) {
+        TransposeTaps<kStream>(sums, p.groups, taps, k, row);
+      } else if constexpr (kKind == kOne) {
+        BlendOne<kInterior, kStream, kLanes>(cells, x, grid, dead_shift, k, p.lanes(), taps, row);
+      } else {
+        for (std::int64_t g = out.c0 / channels; g * channels < out.c1; ++g) {
+          const std::int64_t first = std::max(g * channels, out.c0),
+                             last = std::min((g + 1) * channels, out.c1);
+          BlendRow<kKind, kInterior, kStream>(cells, x + (first - g * channels), grid, dead_shift,
+                                              g * taps + k, last - first, row + first - out.c0);
         }
+      }
     }
 }
 
-template <class T, class F = Compute<T>>
-void ForwardT(const Problem& p, const Workers& workers, void* workspace) {
-  const ForwardScratch<F> scratch(Carver(workspace), p, workers.slots(), nullptr);
-  std::memset(scratch.zeros, 0, static_cast<std::size_t>(p.c) * sizeof(T));
-  const auto* zeros = reinterpret_cast<const T*>(scratch.zeros);
+template <Kind kKind, std::size_t kLanes, class T, class At, class O, class F = Compute<T>>
+void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
+  const ForwardPlan<T, At> plan(Carver(workspace), p, workers.slots(), nullptr);
+  std::memset(static_cast<void*>(plan.zeros), 0, static_cast<std::size_t>(p.group_channels()) * sizeof(T));
+  plan.table.fill(p);
+  const std::int64_t channels = p.group_channels();
+  for (std::int64_t j = 0; j < plan.ahead_lines; ++j) {
+    const std::int64_t c = j * 64 / plan.size, g = c / channels;
+    plan.ahead[j] = {g * p.taps() + p.taps() / 2, c - g * channels};
+  }
+  constexpr std::size_t kVector =
+      std::max<std::size_t>(16, hn::MaxLanes(hn::CappedTag<F, kLanes>()) * sizeof(T));
+  const auto aligned = [&](std::int64_t elements) {
+    return elements * static_cast<std::int64_t>(sizeof(T)) % static_cast<std::int64_t>(kVector) == 0;
+  };
+  const bool stream = kKind != kTails && p.y.adjacent() && (p.c * sizeof(T)) % kVector == 0 &&
+                      reinterpret_cast<std::uintptr_t>(p.y.data) % kVector == 0 && aligned(p.y.n) &&
+                      aligned(p.y.h) && aligned(p.y.ho) && aligned(p.y.w) && aligned(p.y.wo);
 
-  const auto row = [&](std::int64_t n, std::int64_t ho, int slot) HWY_ATTR {
-    Carver carver = scratch.strips;
-    for (int s = 0; s < slot; ++s) Strip<F>(carver, p, p.lanes());
-    Strip<F> strip(carver, p, p.lanes());
-    strip.n = n, strip.ho = ho, strip.lanes = p.lanes();
-    const auto* packed = reinterpret_cast<const T*>(scratch.packed_x);
+  const auto row = [&](std::int64_t n, std::int64_t ho, int slot_index) HWY_ATTR {
+    auto slot = plan.slot(p, slot_index);
+    const auto* packed = reinterpret_cast<const T*>(plan.packed_x);
     const Image<const T> x =
         packed ? Image<const T>{packed, p.w * p.c, p.c} : image_in_place<const T>(p.x, n);
-    T* packed_y = reinterpret_cast<T*>(scratch.packed_y + slot * scratch.packed_y_bytes);
-    for (strip.wo0 = 0; strip.wo0 < p.wo; strip.wo0 += scratch.pixels) {
-      strip.count = std::min(scratch.pixels, p.wo - strip.wo0);
-      locate(p, strip);
-      if (!scratch.packed_y) {
-        T* y = reinterpret_cast<T*>(p.y.at(n, ho * p.kh, strip.wo0 * p.kw, 0));
-        ForwardStrip<T>(p, strip, x, zeros, 0, p.c, y, p.y.h, p.y.w);
-        continue;
-      }
-      const std::int64_t columns = strip.count * p.kw;
-      for (std::int64_t c0 = 0; c0 < p.c; c0 += scratch.block) {
-        const std::int64_t c1 = std::min(c0 + scratch.block, p.c), pitch = c1 - c0;
-        ForwardStrip<T>(p, strip, x, zeros, c0, c1, packed_y, columns * pitch, pitch);
-        for (std::int64_t kh = 0; kh < p.kh; ++kh)
-          unpack_row(p.y, n, ho * p.kh + kh, strip.wo0 * p.kw, columns, c0, c1,
-                     packed_y + kh * columns * pitch, pitch);
+    const Grid grid{p.h, p.w, x.h_stride, x.w_stride, p.closed};
+    const std::int64_t dead_shift[2] = {
+        0, (reinterpret_cast<const char*>(plan.zeros) - reinterpret_cast<const char*>(x.data)) /
+                   static_cast<std::int64_t>(sizeof(T)) -
+               Cells<F, At>::kDead};
+    for (std::int64_t wo0 = 0; wo0 < p.wo; wo0 += plan.pixels) {
+      const std::int64_t count = std::min(plan.pixels, p.wo - wo0);
+      const O* planes[3] = {};
+      std::int64_t pitch = p.offsets.w;
+      for (std::int64_t q = 0; q < p.planes(); ++q)
+        if (offsets_in_place(p)) {
+          planes[q] = reinterpret_cast<const O*>(p.offsets.at(n, ho, wo0, q * p.lanes()));
+        } else {
+          pitch = p.lanes();
+          char* to = slot.offsets + q * plan.pixels * p.lanes() * static_cast<std::int64_t>(sizeof(O));
+          const bool apart = p.offsets_planes[0].data != nullptr;
+          const View& view = apart ? p.offsets_planes[q] : p.offsets;
+          const std::int64_t first = apart ? 0 : q * p.lanes(), last = first + p.lanes();
+          if constexpr (std::is_same_v<O, float>)  // a mask of 16 bits beside float32 offsets is widened
+            load_row(view, n, ho, wo0, count, first, last, reinterpret_cast<float*>(to), pitch, slot.narrow);
+          else
+            pack_row(view, n, ho, wo0, count, first, last, to, pitch);
+          planes[q] = reinterpret_cast<const O*>(to);
+        }
+      const auto locate = [&](std::int64_t i) HWY_ATTR {
+        const O* at[3] = {planes[0] + i * pitch, planes[1] + i * pitch,
+                          planes[2] ? planes[2] + i * pitch : nullptr};
+        LocatePixel<O>(p, grid, plan.table, ho, wo0 + i, at, kPixelsAhead * pitch, slot.cells[i & 1]);
+      };
+      for (std::int64_t c0 = 0; c0 < p.c; c0 += plan.block) {
+        const std::int64_t c1 = std::min(c0 + plan.block, p.c), columns = count * p.kw;
+        Output<T> out{slot.y, columns * (c1 - c0), p.kw * (c1 - c0), c1 - c0, c0, c1};
+        if (p.y.adjacent())
+          out = {reinterpret_cast<T*>(p.y.tap(n, ho, 0, wo0, 0, 0)), p.y.h, p.y.wo, p.y.w, 0, p.c};
+        locate(0);
+        for (std::int64_t i = 0; i < count; ++i) {
+          if (i + 1 < count) locate(i + 1);
+          const auto& cells = slot.cells[i & 1];
+          const auto blend = [&](auto interior, auto streams) HWY_ATTR {
+            if constexpr (kKind != kTails || !streams())
+              BlendPixel<kKind, interior(), streams(), kLanes>(p, grid, plan, x.data, cells, dead_shift,
+                                                               slot.sums, out);
+          };
+          if (cells.interior)
+            stream ? blend(std::true_type(), std::true_type()) : blend(std::true_type(), std::false_type());
+          else
+            stream ? blend(std::false_type(), std::true_type()) : blend(std::false_type(), std::false_type());
+          out.y += out.wo_stride;
+        }
+        if (!p.y.adjacent())
+          for (std::int64_t kh = 0; kh < p.kh; ++kh)
+            unpack_row(p.y, n, ho * p.kh + kh, wo0 * p.kw, columns, c0, c1, slot.y + kh * columns * (c1 - c0),
+                       c1 - c0);
       }
     }
+    if (stream) hwy::FlushStream();
   };
 
-  if (!scratch.packed_x) {
+  if (!plan.packed_x) {
     workers.run(p.n * p.ho, [&](std::int64_t i, int slot) { row(i / p.ho, i % p.ho, slot); });
     return;
   }
   for (std::int64_t n = 0; n < p.n; ++n) {
-    pack_image(workers, p.x, n, p.h, p.w, 0, p.c, scratch.packed_x, p.c);
+    pack_image(workers, p.x, n, p.h, p.w, 0, p.c, plan.packed_x, p.c);
     workers.run(p.ho, [&](std::int64_t ho, int slot) { row(n, ho, slot); });
   }
 }
 
-void Forward(const Problem& p, const Workers& workers, void* workspace) {
-  switch (p.x.dtype) {
-    case DType::float16: return ForwardT<float16_t>(p, workers, workspace);
-    case DType::bfloat16: return ForwardT<bfloat16_t>(p, workers, workspace);
-    case DType::float32: return ForwardT<float>(p, workers, workspace);
-    case DType::float64: return ForwardT<double>(p, workers, workspace);
+template <class T, class O>
+void ForwardKinds(const Problem& p, const Workers& workers, void* workspace) {
+  using F = Compute<T>;
+  constexpr std::size_t kFull = hn::MaxLanes(hn::ScalableTag<F>());
+  const auto channels = static_cast<std::size_t>(p.group_channels());
+  const std::int64_t span = (p.h - 1) * std::abs(p.x.h) + (p.w - 1) * std::abs(p.x.w) + p.c;
+  const bool narrow = std::max(span, p.h * p.w * p.c) < std::int64_t{1} << 31 &&
+                      p.base_h(p.ho, p.kh) + p.top < kNarrowSide &&
+                      p.base_w(p.wo, p.kw) + p.left < kNarrowSide && std::max(p.h, p.w) < kNarrowSide;
+  if (!narrow) return ForwardItems<kTails, kFull, T, std::int64_t, O>(p, workers, workspace);
+  using At = std::int32_t;
+  if (p.y.adjacent() || packed_block<T>(p) == p.c) {
+    if (sizeof(T) >= 4 && channels == 1)
+      return ForwardItems<(sizeof(T) >= 4 ? kGather : kTails), kFull, T, At, O>(p, workers, workspace);
+    if (channels == 2 && kFull > 2) return ForwardItems<kOne, 2, T, At, O>(p, workers, workspace);
+    if (channels == 4 && kFull > 4) return ForwardItems<kOne, 4, T, At, O>(p, workers, workspace);
+    if (channels == 8 && kFull > 8) return ForwardItems<kOne, 8, T, At, O>(p, workers, workspace);
+    if (channels % kFull == 0) return ForwardItems<kExact, kFull, T, At, O>(p, workers, workspace);
   }
+  return ForwardItems<kTails, kFull, T, At, O>(p, workers, workspace);
+}
+
+void Forward(const Problem& p, const Workers& workers, void* workspace) {
+  bool wide = p.offsets.dtype == DType::float32;
+  for (const View& plane : p.offsets_planes) wide |= plane.data && plane.dtype == DType::float32;
+  switch (p.x.dtype) {
+    case DType::float16:
+      return wide ? ForwardKinds<float16_t, float>(p, workers, workspace)
+                  : ForwardKinds<float16_t, float16_t>(p, workers, workspace);
+    case DType::bfloat16:
+      return wide ? ForwardKinds<bfloat16_t, float>(p, workers, workspace)
+                  : ForwardKinds<bfloat16_t, bfloat16_t>(p, workers, workspace);
+    case DType::float32: return ForwardKinds<float, float>(p, workers, workspace);
+    case DType::float64: return ForwardKinds<double, double>(p, workers, workspace);
+  }
+}
+
+// Cells of 64-bit addresses are the larger ones; all else depends on T, in no monotonic way.
+std::size_t ForwardWorkspace(const Problem& p, int slots) {
+  std::size_t used = 0;
+  switch (p.x.dtype) {
+    case DType::float16: ForwardPlan<float16_t, std::int64_t>(Carver(), p, slots, &used); break;
+    case DType::bfloat16: ForwardPlan<bfloat16_t, std::int64_t>(Carver(), p, slots, &used); break;
+    case DType::float32: ForwardPlan<float, std::int64_t>(Carver(), p, slots, &used); break;
+    case DType::float64: ForwardPlan<double, std::int64_t>(Carver(), p, slots, &used); break;
+  }
+  return used;
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -164,16 +284,12 @@ HWY_AFTER_NAMESPACE();
 namespace tapfield::cpu {
 
 HWY_EXPORT(Forward);
+HWY_EXPORT(ForwardWorkspace);
 
 double forward_cost(const Problem&) { return 1; }
 
 std::size_t forward_workspace(const Problem& p, int slots) {
-  std::size_t used = 0;
-  if (p.x.dtype == DType::float64)
-    ForwardScratch<double>(Carver(), p, slots, &used);
-  else
-    ForwardScratch<float>(Carver(), p, slots, &used);
-  return used;
+  return HWY_DYNAMIC_DISPATCH(ForwardWorkspace)(p, slots);
 }
 
 void forward(const Problem& p, const Workers& workers, void* workspace) {

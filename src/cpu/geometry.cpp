@@ -9,6 +9,7 @@
 #include "cpu/simd.h"
 #include "cpu/geometry.h"
 #include "cpu/pack.h"
+#include "cpu/position.h"
 
 #ifndef TAPFIELD_CPU_GEOMETRY_ONCE_
 #define TAPFIELD_CPU_GEOMETRY_ONCE_
@@ -21,113 +22,81 @@ struct Planes {
   std::int64_t pitch;
 };
 
-// Floors below this convert to int32, and base + floor cannot overflow (too_wide keeps bases below 2^29).
-constexpr float kReach = 0x1p30f;
-
 }  // namespace tapfield::cpu
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
-// ------ Position
-
-template <class F>
-struct Position {
-  hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> cell;  // kDead where dead, along this axis
-  hn::Vec<hn::ScalableTag<F>> fraction, complement;
-  hn::Mask<hn::ScalableTag<F>> live;
-};
-
-// math.h's reaches, cell, complement and live. `base` holds each lane's integer position.
-template <class F>
-HWY_INLINE Position<F> Locate(hn::Vec<hn::ScalableTag<F>> offset,
-                              hn::Vec<hn::Rebind<std::int32_t, hn::ScalableTag<F>>> base, std::int64_t size,
-                              bool closed) {
+// Lanes [l, l + rest) of the pixels of a strip, rest at most a vector; the vector's other lanes are dead.
+// along_h, along_w: the lanes' bases in the first pixel.
+template <bool kTail, bool kClosed, class F>
+HWY_INLINE void LocateLanes(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets,
+                            std::int64_t l, std::size_t rest, const std::int32_t* along_h,
+                            const std::int32_t* along_w) {
   const hn::ScalableTag<F> d;
   const hn::Rebind<std::int32_t, decltype(d)> di;
-  const auto floor = hn::Floor(offset);
-  const auto fraction = hn::Sub(offset, floor);
-  const auto complement =
-      hn::IfThenElse(hn::Eq(offset, floor), hn::Set(d, F{1}), hn::Sub(hn::Ceil(offset), offset));
-  const auto reach = hn::Lt(hn::Abs(floor), hn::Set(d, F{kReach}));  // false for NaN
-  const auto safe = hn::IfThenElseZero(reach, floor);
-  if constexpr (sizeof(F) == 4) {
-    const auto cell = hn::Add(base, hn::ConvertTo(di, safe));
-    const auto below = hn::Lt(cell, hn::Set(di, static_cast<std::int32_t>(size)));
-    const auto after = hn::Gt(cell, hn::Set(di, -1));
-    const auto at = hn::Eq(cell, hn::Set(di, -1));
-    const auto enters =
-        closed ? hn::FirstN(di, hn::Lanes(di)) : hn::RebindMask(di, hn::Gt(fraction, hn::Zero(d)));
-    const auto live = hn::And(hn::RebindMask(di, reach), hn::And(below, hn::Or(after, hn::And(at, enters))));
-    return {cell, fraction, complement, hn::RebindMask(d, live)};
-  } else {
-    const auto cell = hn::Add(hn::PromoteTo(d, base), safe);  // exact: below 2^31
-    const auto below = hn::Lt(cell, hn::Set(d, static_cast<F>(size)));
-    const auto after = hn::Gt(cell, hn::Set(d, F{-1}));
-    const auto at = hn::Eq(cell, hn::Set(d, F{-1}));
-    const auto enters = closed ? hn::FirstN(d, hn::Lanes(d)) : hn::Gt(fraction, hn::Zero(d));
-    return {hn::DemoteTo(di, cell), fraction, complement,
-            hn::And(reach, hn::And(below, hn::Or(after, hn::And(at, enters))))};
+  const auto base_h = hn::Load(di, along_h);
+  auto base_w = hn::Load(di, along_w);
+  const auto step_w = hn::Set(di, static_cast<std::int32_t>(s.count > 1 ? p.stride_w : 0));
+  const bool modulated = p.modulated;
+  const std::int64_t height = p.h, width = p.w, pitch = s.pitch;
+  for (std::int64_t i = 0; i < s.count; ++i, base_w = hn::Add(base_w, step_w)) {
+    const std::int64_t from = i * offsets.pitch + l, to = i * pitch + l;
+    const auto o_w = LoadN<kTail>(d, offsets.plane[0] + from, rest);
+    const auto o_h = LoadN<kTail>(d, offsets.plane[1] + from, rest);
+    auto m = hn::Set(d, F{1});
+    if (modulated) m = LoadN<kTail>(d, offsets.plane[2] + from, rest);
+    const auto h = Locate<F>(o_h, base_h, height, kClosed), w = Locate<F>(o_w, base_w, width, kClosed);
+    auto live = hn::And(h.live, w.live);
+    if constexpr (kTail) live = hn::And(live, hn::FirstN(d, rest));
+    const auto lh = hn::IfThenElseZero(live, h.fraction), lw = hn::IfThenElseZero(live, w.fraction);
+    const auto hh = hn::IfThenElseZero(live, h.complement), hw = hn::IfThenElseZero(live, w.complement);
+    m = hn::IfThenElseZero(live, m);
+    hn::Store(IfLive<F>(live, h.cell, kDead, di), di, s.h0 + to);
+    hn::Store(IfLive<F>(live, w.cell, 0, di), di, s.w0 + to);
+    hn::Store(hh, d, s.hh + to);
+    hn::Store(lh, d, s.lh + to);
+    hn::Store(hw, d, s.hw + to);
+    hn::Store(lw, d, s.lw + to);
+    hn::Store(m, d, s.m + to);
+    const auto mhh = hn::Mul(m, hh), mlh = hn::Mul(m, lh);
+    hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d,
+                          s.weights + 4 * to);
   }
 }
 
-// `cell` where live, else `dead`. A mask of F's lanes has as many lanes as the int32s, but not their width.
-template <class F, class DI>
-HWY_INLINE hn::Vec<DI> IfLive(hn::Mask<hn::ScalableTag<F>> live, hn::Vec<DI> cell, std::int32_t dead, DI di) {
-  if constexpr (sizeof(F) == 4) {
-    return hn::IfThenElse(hn::RebindMask(di, live), cell, hn::Set(di, dead));
-  } else {
-    const hn::ScalableTag<F> d;
-    return hn::DemoteTo(di, hn::IfThenElse(live, hn::PromoteTo(d, cell), hn::Set(d, static_cast<F>(dead))));
+template <bool kClosed, class F>
+HWY_INLINE void LocateAll(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets) {
+  const auto lanes = static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<F>()));
+  // Bases of many lanes at a time: vectors loaded from scalars just stored would wait for them.
+  constexpr std::int64_t kLanes = 128;
+  HWY_ALIGN std::int32_t along_h[kLanes], along_w[kLanes];
+  std::int64_t kh = 0, kw = 0;  // of the next lane: strips begin with a group's first tap
+  for (std::int64_t first = 0; first < s.lanes; first += kLanes) {
+    const std::int64_t end = std::min(first + kLanes, (s.lanes + lanes - 1) / lanes * lanes);
+    for (std::int64_t l = first; l < end; ++l) {
+      along_h[l - first] = static_cast<std::int32_t>(p.base_h(s.ho, kh));
+      along_w[l - first] = static_cast<std::int32_t>(p.base_w(s.wo0, kw));
+      if (++kw == p.kw) kw = 0, kh = kh + 1 == p.kh ? 0 : kh + 1;
+    }
+    for (std::int64_t l = first; l < end; l += lanes) {
+      const std::int64_t at = l - first;
+      if (s.lanes - l >= lanes)
+        LocateLanes<false, kClosed>(p, s, offsets, l, 0, along_h + at, along_w + at);
+      else
+        LocateLanes<true, kClosed>(p, s, offsets, l, static_cast<std::size_t>(s.lanes - l), along_h + at,
+                                   along_w + at);
+    }
   }
 }
 
 template <class F>
 void LocateStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& offsets) {
-  const hn::ScalableTag<F> d;
-  const hn::Rebind<std::int32_t, decltype(d)> di;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t kh = 0, kw = 0;  // of lane l + j: strips begin with a group's first tap
-  HWY_ALIGN std::int32_t along_h[hn::MaxLanes(di)], along_w[hn::MaxLanes(di)];
-  for (std::int64_t l = 0; l < s.lanes; l += lanes) {
-    for (std::int64_t j = 0; j < lanes; ++j) {  // lanes past the last are dead
-      along_h[j] = static_cast<std::int32_t>(p.base_h(s.ho, kh));
-      along_w[j] = static_cast<std::int32_t>(p.base_w(s.wo0, kw));
-      if (++kw == p.kw) kw = 0, kh = kh + 1 == p.kh ? 0 : kh + 1;
-    }
-    const auto base_h = hn::Load(di, along_h);
-    auto base_w = hn::Load(di, along_w);
-    const auto step_w = hn::Set(di, static_cast<std::int32_t>(s.count > 1 ? p.stride_w : 0));
-    const auto rest = static_cast<std::size_t>(s.lanes - l);
-    for (std::int64_t i = 0; i < s.count; ++i, base_w = hn::Add(base_w, step_w)) {
-      const std::int64_t from = i * offsets.pitch + l, to = i * s.pitch + l;
-      const bool tail = s.lanes - l < lanes;
-      const auto o_w =
-          tail ? LoadFirst(d, offsets.plane[0] + from, rest) : hn::LoadU(d, offsets.plane[0] + from);
-      const auto o_h =
-          tail ? LoadFirst(d, offsets.plane[1] + from, rest) : hn::LoadU(d, offsets.plane[1] + from);
-      auto m = hn::Set(d, F{1});
-      if (p.modulated)
-        m = tail ? LoadFirst(d, offsets.plane[2] + from, rest) : hn::LoadU(d, offsets.plane[2] + from);
-      const auto h = Locate<F>(o_h, base_h, p.h, p.closed), w = Locate<F>(o_w, base_w, p.w, p.closed);
-      auto live = hn::And(h.live, w.live);
-      if (tail) live = hn::And(live, hn::FirstN(d, rest));
-      const auto lh = hn::IfThenElseZero(live, h.fraction), lw = hn::IfThenElseZero(live, w.fraction);
-      const auto hh = hn::IfThenElseZero(live, h.complement), hw = hn::IfThenElseZero(live, w.complement);
-      m = hn::IfThenElseZero(live, m);
-      hn::Store(IfLive<F>(live, h.cell, kDead, di), di, s.h0 + to);
-      hn::Store(IfLive<F>(live, w.cell, 0, di), di, s.w0 + to);
-      hn::Store(hh, d, s.hh + to);
-      hn::Store(lh, d, s.lh + to);
-      hn::Store(hw, d, s.hw + to);
-      hn::Store(lw, d, s.lw + to);
-      hn::Store(m, d, s.m + to);
-      const auto mhh = hn::Mul(m, hh), mlh = hn::Mul(m, lh);
-      hn::StoreInterleaved4(hn::Mul(mhh, hw), hn::Mul(mhh, lw), hn::Mul(mlh, hw), hn::Mul(mlh, lw), d,
-                            s.weights + 4 * to);
-    }
-  }
+  if (p.closed)
+    LocateAll<true>(p, s, offsets);
+  else
+    LocateAll<false>(p, s, offsets);
 }
 
 template <class F>
@@ -184,19 +153,12 @@ struct Corners {
 };
 
 // Dots of dead taps were never written: whatever lies there is not computed with (denormals alone would cost
-// ten times the whole pass). stride: F from tap to tap, 4 or 8.
+// ten times the whole pass).
 template <class F>
-HWY_INLINE Corners<F> LoadCorners(const F* dots, std::int64_t stride, hn::Mask<hn::ScalableTag<F>> live) {
+HWY_INLINE Corners<F> LoadCorners(const F* dots, hn::Mask<hn::ScalableTag<F>> live) {
   const hn::ScalableTag<F> d;
   Corners<F> c;
-  if (stride == 4) {
-    hn::LoadInterleaved4(d, dots, c.v00, c.v01, c.v10, c.v11);
-  } else {
-    HWY_ALIGN F t[4][hn::MaxLanes(d)];
-    for (std::size_t j = 0; j < hn::Lanes(d); ++j)
-      for (std::size_t k = 0; k < 4; ++k) t[k][j] = dots[j * static_cast<std::size_t>(stride) + k];
-    c = {hn::Load(d, t[0]), hn::Load(d, t[1]), hn::Load(d, t[2]), hn::Load(d, t[3])};
-  }
+  hn::LoadInterleaved4(d, dots, c.v00, c.v01, c.v10, c.v11);
   return {hn::IfThenElseZero(live, c.v00), hn::IfThenElseZero(live, c.v01), hn::IfThenElseZero(live, c.v10),
           hn::IfThenElseZero(live, c.v11)};
 }
@@ -219,26 +181,25 @@ HWY_INLINE Blends<F> Blend(const Corners<F>& c, V hh, V lh, V hw, V lw) {
 
 template <class F>
 void FinishStrip(const Problem& p, const Strip<F>& s, const Planes<const F>& gg, const F* dots,
-                 std::int64_t dots_pitch, const Planes<F>& out) {
+                 const F* dots_u, std::int64_t dots_pitch, const Planes<F>& out) {
   const hn::ScalableTag<F> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const bool second = p.pass == Pass::grad_grad;
-  const std::int64_t stride = second ? 8 : 4;
   for (std::int64_t i = 0; i < s.count; ++i)
     for (std::int64_t l = 0; l < s.lanes; l += lanes) {
       const std::int64_t at = i * s.pitch + l, to = i * out.pitch + l;
-      const F* sums = dots + (i * dots_pitch + l) * stride;
+      const std::int64_t from = 4 * (i * dots_pitch + l);
       const auto hh = hn::Load(d, s.hh + at), lh = hn::Load(d, s.lh + at), m = hn::Load(d, s.m + at);
       const auto hw = hn::Load(d, s.hw + at), lw = hn::Load(d, s.lw + at);
       const auto live = IsLive<F>(s.h0 + at);
-      const auto v = Blend<F>(LoadCorners(sums, stride, live), hh, lh, hw, lw);
+      const auto c = LoadCorners(dots + from, live);
+      const auto v = Blend<F>(c, hh, lh, hw, lw);
       auto grad_w = hn::Mul(m, v.dw), grad_h = hn::Mul(m, v.dh), grad_m = v.b;
       if (second) {
         const Cotangents<F> cotangents(p, gg, i * gg.pitch + l, live);
         const auto a = cotangents.a, b = cotangents.b, e = cotangents.e;
-        const auto c = LoadCorners(sums, stride, live);
         const auto cross = hn::Add(hn::Sub(hn::Sub(c.v11, c.v10), c.v01), c.v00);
-        const auto u = Blend<F>(LoadCorners(sums + 4, stride, live), hh, lh, hw, lw);
+        const auto u = Blend<F>(LoadCorners(dots_u + from, live), hh, lh, hw, lw);
         grad_w = hn::MulAdd(m, hn::MulAdd(b, cross, u.dw), hn::Mul(e, v.dw));
         grad_h = hn::MulAdd(m, hn::MulAdd(a, cross, u.dh), hn::Mul(e, v.dh));
         grad_m = hn::Add(u.b, hn::MulAdd(a, v.dw, hn::Mul(b, v.dh)));
@@ -267,12 +228,12 @@ void SecondF64(const Problem& p, const Strip<double>& s, const Planes<const doub
   SecondStrip(p, s, gg);
 }
 void FinishF32(const Problem& p, const Strip<float>& s, const Planes<const float>& gg, const float* dots,
-               std::int64_t pitch, const Planes<float>& out) {
-  FinishStrip(p, s, gg, dots, pitch, out);
+               const float* dots_u, std::int64_t pitch, const Planes<float>& out) {
+  FinishStrip(p, s, gg, dots, dots_u, pitch, out);
 }
 void FinishF64(const Problem& p, const Strip<double>& s, const Planes<const double>& gg, const double* dots,
-               std::int64_t pitch, const Planes<double>& out) {
-  FinishStrip(p, s, gg, dots, pitch, out);
+               const double* dots_u, std::int64_t pitch, const Planes<double>& out) {
+  FinishStrip(p, s, gg, dots, dots_u, pitch, out);
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -298,18 +259,21 @@ Planes<F> in_place(const Problem& p, const View& view, const Strip<F>& s) {
   return r;
 }
 
+const View* planes_apart(const View (&planes)[3]) { return planes[0].data ? planes : nullptr; }
+
 // The planes of a strip, in `room` if they must be converted or their lanes brought together.
 template <class F>
-Planes<const F> read_planes(const Problem& p, const View& view, const Strip<F>& s, F* const room[3],
-                            bool whole_vectors) {
+Planes<const F> read_planes(const Problem& p, const View& view, const View* apart, const Strip<F>& s,
+                            F* const room[3], bool whole_vectors) {
   Planes<F> r{{room[0], room[1], room[2]}, s.pitch};
-  if (plain<F>(view) && !whole_vectors)
+  if (plain<F>(view) && !apart && !whole_vectors)
     r = in_place(p, view, s);
   else
     for (std::int64_t q = 0; q < p.planes(); ++q) {
-      const std::int64_t c0 = q * p.lanes() + s.lane0;
+      const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
       if (view.data)
-        load_row(view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch, s.buffer);
+        load_row(apart ? apart[q] : view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch,
+                 s.buffer);
       else
         std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
     }
@@ -343,13 +307,13 @@ Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room) {
 
 template <class F>
 void locate(const Problem& p, Strip<F>& s) {
-  const auto offsets = read_planes(p, p.offsets, s, s.planes, false);
+  const auto offsets = read_planes(p, p.offsets, planes_apart(p.offsets_planes), s, s.planes, false);
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(LocateF32)(p, s, offsets);
   else
     HWY_DYNAMIC_DISPATCH(LocateF64)(p, s, offsets);
   if (!s.second) return;
-  const auto gg = read_planes(p, p.gg_offsets, s, s.gg, true);
+  const auto gg = read_planes(p, p.gg_offsets, nullptr, s, s.gg, true);
   if constexpr (sizeof(F) == 4)
     HWY_DYNAMIC_DISPATCH(SecondF32)(p, s, gg);
   else
@@ -357,19 +321,21 @@ void locate(const Problem& p, Strip<F>& s) {
 }
 
 template <class F>
-void finish(const Problem& p, Strip<F>& s, const F* dots, std::int64_t dots_pitch) {
+void finish(const Problem& p, Strip<F>& s, const F* dots, const F* dots_u, std::int64_t dots_pitch) {
   const Planes<const F> gg{{s.gg[0], s.gg[1], s.gg[2]}, s.pitch};
-  const bool direct = plain<F>(p.grad_offsets);
+  const View* apart = planes_apart(p.grad_offsets_planes);
+  const bool direct = plain<F>(p.grad_offsets) && !apart;
   const Planes<F> out =
       direct ? in_place(p, p.grad_offsets, s) : Planes<F>{{s.planes[0], s.planes[1], s.planes[2]}, s.pitch};
   if constexpr (sizeof(F) == 4)
-    HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_pitch, out);
+    HWY_DYNAMIC_DISPATCH(FinishF32)(p, s, gg, dots, dots_u, dots_pitch, out);
   else
-    HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_pitch, out);
+    HWY_DYNAMIC_DISPATCH(FinishF64)(p, s, gg, dots, dots_u, dots_pitch, out);
   if (direct) return;
   for (std::int64_t q = 0; q < p.planes(); ++q) {
-    const std::int64_t c0 = q * p.lanes() + s.lane0;
-    store_row(p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q], out.pitch, s.buffer);
+    const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
+    store_row(apart ? apart[q] : p.grad_offsets, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, out.plane[q],
+              out.pitch, s.buffer);
   }
 }
 
@@ -377,8 +343,8 @@ template struct Strip<float>;
 template struct Strip<double>;
 template void locate(const Problem&, Strip<float>&);
 template void locate(const Problem&, Strip<double>&);
-template void finish(const Problem&, Strip<float>&, const float*, std::int64_t);
-template void finish(const Problem&, Strip<double>&, const double*, std::int64_t);
+template void finish(const Problem&, Strip<float>&, const float*, const float*, std::int64_t);
+template void finish(const Problem&, Strip<double>&, const double*, const double*, std::int64_t);
 
 }  // namespace tapfield::cpu
 #endif  // HWY_ONCE

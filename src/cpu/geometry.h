@@ -42,10 +42,13 @@ struct Strip {
 template <class F>
 void locate(const Problem& p, Strip<F>& strip);
 
-// Writes grad_offsets of a located strip from dots: [count][dots_pitch][4] for Pass::grad, the four
-// sum(grad * v_corner); [count][dots_pitch][8] for Pass::grad_grad, those and the four sum(grad * u_corner).
-// Dots of dead taps are not looked at; 4 vectors past the last one are read.
+// Writes grad_offsets of a located strip from its dots: the four sum(grad * v_corner), and for
+// Pass::grad_grad the four sum(grad * u_corner); else dots_u is not read. Dots of dead taps are not looked
+// at; 4 vectors past the last one are read.
 template <class F>
-void finish(const Problem& p, Strip<F>& strip, const F* dots, std::int64_t dots_pitch);
+void finish(const Problem& p, Strip<F>& strip,
+            const F* dots,    // [count][dots_pitch][4]
+            const F* dots_u,  // [count][dots_pitch][4]
+            std::int64_t dots_pitch);
 
 }  // namespace tapfield::cpu

@@ -3,6 +3,8 @@
 #define HWY_TARGET_INCLUDE "cpu/pack.cpp"
 #include <hwy/foreach_target.h>  // must come before highway.h
 
+#include <hwy/cache_control.h>
+
 #include "cpu/simd.h"
 #include "cpu/pack.h"
 
@@ -43,6 +45,110 @@ void Narrow16(const float* src, std::int64_t count, DType dtype, void* dst) {
     NarrowT(src, count, static_cast<bfloat16_t*>(dst));
 }
 
+// ------ Transposes
+
+// v[0..M), M the lanes of a 128-bit block: transposes block by block. Each round is a perfect shuffle.
+template <std::size_t kM, class D, class V>
+HWY_INLINE void TransposeBlocks(D d, V* v) {
+  V t[kM];
+  for (std::size_t done = 1; done < kM; done *= 2) {
+    for (std::size_t i = 0; i < kM / 2; ++i) {
+      t[2 * i] = hn::InterleaveLower(d, v[i], v[i + kM / 2]);
+      t[2 * i + 1] = hn::InterleaveUpper(d, v[i], v[i + kM / 2]);
+    }
+    for (std::size_t i = 0; i < kM; ++i) v[i] = t[i];
+  }
+}
+
+// A square tile, N = lanes of d: rows of src become columns of dst. kPart: only `rows` rows of `columns`
+// elements, and nothing else is touched.
+template <bool kPart, class D, class E = hn::TFromD<D>>
+HWY_INLINE void TransposeTile(D d, const E* src, std::int64_t src_stride, E* dst, std::int64_t dst_stride,
+                              std::int64_t rows, std::int64_t columns) {
+  constexpr std::size_t kN = hn::MaxLanes(D()), kM = 16 / sizeof(E);
+  using V = hn::Vec<D>;
+  V v[kN];
+  const auto load = [&](std::int64_t r) HWY_ATTR {
+    if (!kPart || columns == static_cast<std::int64_t>(kN)) return hn::LoadU(d, src + r * src_stride);
+    return LoadFirst(d, src + r * src_stride, static_cast<std::size_t>(columns));
+  };
+  for (std::size_t r = 0; r < kN; ++r)
+    v[r] = !kPart || static_cast<std::int64_t>(r) < rows ? load(static_cast<std::int64_t>(r)) : hn::Zero(d);
+  if constexpr (kN > kM) {  // two blocks a vector
+    V half[kN];
+    for (std::size_t r = 0; r < kM; ++r) {
+      half[r] = hn::ConcatLowerLower(d, v[r + kM], v[r]);
+      half[r + kM] = hn::ConcatUpperUpper(d, v[r + kM], v[r]);
+    }
+    for (std::size_t r = 0; r < kN; ++r) v[r] = half[r];
+    TransposeBlocks<kM>(d, v + kM);
+  }
+  TransposeBlocks<kM>(d, v);
+  for (std::size_t c = 0; c < kN; ++c) {
+    E* to = dst + static_cast<std::int64_t>(c) * dst_stride;
+    if (kPart && static_cast<std::int64_t>(c) >= columns) break;
+    if (kPart && rows < static_cast<std::int64_t>(kN))
+      StoreFirst(v[c], d, to, static_cast<std::size_t>(rows));
+    else
+      hn::StoreU(v[c], d, to);
+  }
+}
+
+// dst[j * dst_stride + i] = src[i * src_stride + j], i < rows, j < columns. kFarSource: src's rows lie far
+// apart and go block by block, else dst's; blocks are a line wide, and the next one's lines, after the last
+// those `next` elements on, are fetched meanwhile.
+template <bool kFarSource, class E>
+void TransposeT(const E* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, E* dst,
+                std::int64_t dst_stride, std::int64_t next) {
+  const hn::CappedTag<E, 32 / sizeof(E)> d;
+  constexpr std::int64_t kTile = hn::MaxLanes(hn::CappedTag<E, 32 / sizeof(E)>()), kLine = 64 / sizeof(E);
+  const std::int64_t far = kFarSource ? rows : columns, near = kFarSource ? columns : rows;
+  const std::int64_t far_stride = kFarSource ? src_stride : dst_stride;
+  const E* far_side = kFarSource ? src : dst;
+  for (std::int64_t f0 = 0; f0 < far; f0 += kLine) {
+    const std::int64_t f1 = f0 + kLine < far ? f0 + kLine : far;
+    const E* ahead = f1 < far ? far_side + f1 * far_stride : far_side + next;
+    const std::int64_t ahead_rows = f1 < far ? (far - f1 < kLine ? far - f1 : kLine) : f1 - f0;
+    for (std::int64_t n0 = 0; n0 < near; n0 += kLine) {
+      const std::int64_t n1 = n0 + kLine < near ? n0 + kLine : near;
+      for (std::int64_t f = 0; f < ahead_rows; ++f) hwy::Prefetch(ahead + f * far_stride + n0);
+      for (std::int64_t f = f0; f < f1; f += kTile)
+        for (std::int64_t n = n0; n < n1; n += kTile) {
+          const std::int64_t i = kFarSource ? f : n, j = kFarSource ? n : f;
+          const std::int64_t r = (kFarSource ? f1 : n1) - i, c = (kFarSource ? n1 : f1) - j;
+          const E* from = src + i * src_stride + j;
+          E* to = dst + j * dst_stride + i;
+          if (r >= kTile && c >= kTile)
+            TransposeTile<false>(d, from, src_stride, to, dst_stride, kTile, kTile);
+          else
+            TransposeTile<true>(d, from, src_stride, to, dst_stride, r < kTile ? r : kTile,
+                                c < kTile ? c : kTile);
+        }
+    }
+  }
+}
+
+template <bool kFarSource>
+void TransposeBytes(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
+                    std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
+  const auto run = [&](auto element) HWY_ATTR {
+    using E = decltype(element);
+    TransposeT<kFarSource>(static_cast<const E*>(src), src_stride, rows, columns, static_cast<E*>(dst),
+                           dst_stride, next);
+  };
+  size == 2 ? run(std::uint16_t()) : size == 4 ? run(std::uint32_t()) : run(std::uint64_t());
+}
+
+void TransposeFrom(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
+                   std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
+  TransposeBytes<true>(size, src, src_stride, rows, columns, dst, dst_stride, next);
+}
+
+void TransposeTo(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
+                 std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
+  TransposeBytes<false>(size, src, src_stride, rows, columns, dst, dst_stride, next);
+}
+
 }  // namespace tapfield::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -52,9 +158,11 @@ namespace {
 
 HWY_EXPORT(Widen16);
 HWY_EXPORT(Narrow16);
+HWY_EXPORT(TransposeFrom);
+HWY_EXPORT(TransposeTo);
 
-// Elements of sizeof(E) between a strided view and adjacent channels; kPack: from the view. The longer walk
-// is the inner one where it is the view's adjacent one, in tiles that keep both sides' lines in L1.
+// Elements of sizeof(E) between a view with neither channels nor columns adjacent and adjacent channels, one
+// by one, in tiles that keep both sides' lines in L1. kPack: from the view.
 template <class E, bool kPack>
 void copy_row(char* strided, std::int64_t stride_w, std::int64_t stride_c, std::int64_t count,
               std::int64_t channels, char* adjacent, std::int64_t pitch) {
@@ -89,6 +197,10 @@ void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, st
     }
     return;
   }
+  if (v.w == 1 && kPack)
+    return HWY_DYNAMIC_DISPATCH(TransposeFrom)(size, strided, v.c, c1 - c0, count, rows, pitch, v.h);
+  if (v.w == 1)
+    return HWY_DYNAMIC_DISPATCH(TransposeTo)(size, rows, pitch, count, c1 - c0, strided, v.c, v.h);
   switch (size) {
     case 2: return copy_row<std::uint16_t, kPack>(strided, v.w, v.c, count, c1 - c0, rows, pitch);
     case 4: return copy_row<std::uint32_t, kPack>(strided, v.w, v.c, count, c1 - c0, rows, pitch);

@@ -26,6 +26,40 @@ template <class F>
 void store_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
                std::int64_t c0, std::int64_t c1, const F* src, std::int64_t pitch, void* buffer);
 
+// Calls visit(row, first, taps) for the evenly spaced stretches of the taps (kh, 0 .. taps_w - 1) of `count`
+// output pixels: row is `view` from the first of them on.
+template <class Visit>
+void for_tap_rows(const View& view, std::int64_t taps_w, std::int64_t n, std::int64_t ho, std::int64_t kh,
+                  std::int64_t wo0, std::int64_t count, const Visit& visit) {
+  const bool even = view.wo == taps_w * view.w;  // all of them
+  View row = view;
+  for (std::int64_t i = 0; i < (even ? 1 : count); ++i) {
+    row.data = view.tap(n, ho, kh, wo0 + i, 0, 0);
+    visit(row, i * taps_w, even ? count * taps_w : taps_w);
+  }
+}
+
+// load_row of the taps (kh, 0 .. taps_w - 1) of `count` output pixels, of y, grad or grad_grad; and the other
+// way.
+template <class F>
+void load_taps(const View& view, std::int64_t taps_w, std::int64_t n, std::int64_t ho, std::int64_t kh,
+               std::int64_t wo0, std::int64_t count, std::int64_t c0, std::int64_t c1, F* dst,
+               std::int64_t pitch, void* buffer) {
+  for_tap_rows(view, taps_w, n, ho, kh, wo0, count,
+               [&](const View& row, std::int64_t first, std::int64_t taps) {
+                 load_row(row, 0, 0, 0, taps, c0, c1, dst + first * pitch, pitch, buffer);
+               });
+}
+template <class F>
+void store_taps(const View& view, std::int64_t taps_w, std::int64_t n, std::int64_t ho, std::int64_t kh,
+                std::int64_t wo0, std::int64_t count, std::int64_t c0, std::int64_t c1, const F* src,
+                std::int64_t pitch, void* buffer) {
+  for_tap_rows(view, taps_w, n, ho, kh, wo0, count,
+               [&](const View& row, std::int64_t first, std::int64_t taps) {
+                 store_row(row, 0, 0, 0, taps, c0, c1, src + first * pitch, pitch, buffer);
+               });
+}
+
 // count elements of `dtype` to F and back, rounding to nearest even. F as above.
 template <class F>
 void widen(const void* src, DType dtype, std::int64_t count, F* dst);

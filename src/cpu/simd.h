@@ -194,16 +194,45 @@ HWY_INLINE void SumBlocks(D d, hn::Vec<D> v, F* HWY_RESTRICT out) {
   }
 }
 
+// Every 128-bit block of the result is [a, b, c, e], each summed over that block's lanes. Float.
+template <class D>
+HWY_INLINE hn::Vec<D> SumWithinBlocks(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e) {
+  const auto ac = hn::Add(hn::InterleaveLower(d, a, c), hn::InterleaveUpper(d, a, c));
+  const auto be = hn::Add(hn::InterleaveLower(d, b, e), hn::InterleaveUpper(d, b, e));
+  return hn::Add(hn::InterleaveLower(d, ac, be), hn::InterleaveUpper(d, ac, be));
+}
+
+// out[4 * j ..] = the sum of v[j]'s blocks, for four vectors of float: in one order, whoever else is with
+// them.
+template <class D, class F>
+HWY_INLINE void SumBlocks4(D d, const hn::Vec<D> (&v)[4], F* HWY_RESTRICT out) {
+  constexpr std::size_t kBlocks = hn::MaxLanes(D()) / 4;
+  const auto halves = [d](hn::Vec<D> a, hn::Vec<D> b) HWY_ATTR {  // [a's halves added | b's]
+    return hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a));
+  };
+  if constexpr (kBlocks == 1) {
+    for (int j = 0; j < 4; ++j) hn::StoreU(v[j], d, out + 4 * j);
+  } else if constexpr (kBlocks == 2) {
+    hn::StoreU(halves(v[0], v[1]), d, out);
+    hn::StoreU(halves(v[2], v[3]), d, out + 8);
+  } else {  // pairs of blocks [0 0 1 1], [2 2 3 3]; then neighbours are added
+    const auto a = halves(v[0], v[1]), b = halves(v[2], v[3]);
+    const auto even = hn::OddEvenBlocks(hn::SwapAdjacentBlocks(b), a),
+               odd = hn::OddEvenBlocks(b, hn::SwapAdjacentBlocks(a));
+    const auto sum = hn::Add(even, odd);  // [0, 2, 1, 3]
+    const hn::Half<D> dh;
+    const auto low = hn::LowerHalf(dh, sum), high = hn::UpperHalf(dh, sum);
+    hn::StoreU(hn::ConcatLowerLower(dh, high, low), dh, out);
+    hn::StoreU(hn::ConcatUpperUpper(dh, high, low), dh, out + 8);
+  }
+}
+
 // out[0..3] = the sums of a, b, c, e over their lanes, in one fixed order. F: 4 lanes or more of float, or 2
 // of double.
 template <class D, class F = hn::TFromD<D>>
 HWY_INLINE void SumLanes4(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e, F* HWY_RESTRICT out) {
   if constexpr (sizeof(F) == 4 && hn::MaxLanes(D()) >= 4) {
-    // Unpack and add: every 128-bit block then holds [a, b, c, e], summed over that block.
-    const auto ac = hn::Add(hn::InterleaveLower(d, a, c), hn::InterleaveUpper(d, a, c));
-    const auto be = hn::Add(hn::InterleaveLower(d, b, e), hn::InterleaveUpper(d, b, e));
-    const auto all = hn::Add(hn::InterleaveLower(d, ac, be), hn::InterleaveUpper(d, ac, be));
-    SumBlocks(d, all, out);
+    SumBlocks(d, SumWithinBlocks(d, a, b, c, e), out);
   } else if constexpr (sizeof(F) == 8 && hn::MaxLanes(D()) >= 2) {
     SumBlocks(d, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)), out);
     SumBlocks(d, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)), out + 2);

@@ -231,9 +231,9 @@ std::vector<Case> execution_cases() {
       {"workspace_small", G,
        [](Call& c) {
          c.execution.backend = "reference", c.execution.workspace = c.slot(9),
-         c.execution.workspace_bytes = 959;
+         c.execution.workspace_bytes = 1919;
        },
-       "execution.workspace must have 960 bytes but has 959"},  // one image of x in double
+       "execution.workspace must have 1920 bytes but has 1919"},  // two doubles an element of one image of x
       {"workspace_misaligned", G,
        [](Call& c) {
          c.execution.workspace = c.slot(9) + 32, c.execution.workspace_bytes = Call::kRoom - 32;

@@ -144,9 +144,9 @@ static void the_execution(void) {
   CHECK(y_values[0] == 4.5f);
 
   e = execution();
-  e.backend = "reference"; /* its workspace is known: one image of x in double */
+  e.backend = "reference"; /* its workspace is known: two doubles an element of x */
   CHECK(tapfield_workspace_size(TAPFIELD_GRAD, tensors, &a, &e, &bytes) == TAPFIELD_OK);
-  CHECK(bytes == 4 * sizeof(double));
+  CHECK(bytes == 8 * sizeof(double));
   {
     char* const block = malloc(bytes + 64);
     char* const aligned = block + (64 - (uintptr_t)block % 64);

@@ -307,10 +307,10 @@ void finish_is_that_of_math_h(bool second, bool modulated) {
   for (F& v : gg) v = normal(random);
   p.gg_offsets = p.offsets, p.gg_offsets.data = reinterpret_cast<char*>(gg.data());
   p.grad_offsets = p.offsets, p.grad_offsets.data = reinterpret_cast<char*>(out.data());
-  const std::int64_t stride = second ? 8 : 4;
-  std::vector<F> dots(static_cast<std::size_t>(stride * (wo * lanes + 64)));
+  std::vector<F> dots(static_cast<std::size_t>(4 * (wo * lanes + 64))), dots_u(dots.size());
   for (F& v : dots) v = normal(random);
-  for (std::int64_t t = 0; t < wo * lanes; t += 5) dots[static_cast<std::size_t>(t * stride)] *= 1000;
+  for (F& v : dots_u) v = normal(random);
+  for (std::int64_t t = 0; t < wo * lanes; t += 5) dots[static_cast<std::size_t>(4 * t)] *= 1000;
 
   Located<F> located(p, wo);
   Strip<F>& s = *located.strip;
@@ -318,14 +318,15 @@ void finish_is_that_of_math_h(bool second, bool modulated) {
   locate(p, s);
   for (std::int64_t t = 0; t < wo * lanes; ++t)  // dots of dead taps are not looked at
     if (s.h0[t / lanes * s.pitch + t % lanes] == kDead)
-      std::fill_n(dots.data() + t * stride, stride, std::numeric_limits<F>::quiet_NaN());
-  finish(p, s, dots.data(), lanes);
+      for (std::vector<F>* v : {&dots, &dots_u})
+        std::fill_n(v->data() + 4 * t, 4, std::numeric_limits<F>::quiet_NaN());
+  finish(p, s, dots.data(), second ? dots_u.data() : nullptr, lanes);
 
   constexpr F eps = std::numeric_limits<F>::epsilon();
   for (std::int64_t i = 0; i < wo; ++i)
     for (std::int64_t l = 0; l < lanes; ++l) {
       const std::int64_t at = i * s.pitch + l, pixel = (wo + i) * channels;
-      const F *d = dots.data() + (i * lanes + l) * stride, *u = d + 4;
+      const F *d = dots.data() + 4 * (i * lanes + l), *u = dots_u.data() + 4 * (i * lanes + l);
       const auto plane = [&](const std::vector<F>& v, std::int64_t q) {
         return v[static_cast<std::size_t>(pixel + q * lanes + l)];
       };
@@ -349,7 +350,7 @@ void finish_is_that_of_math_h(bool second, bool modulated) {
         }
       }
       F magnitude = 0;
-      for (std::int64_t k = 0; k < stride; ++k) magnitude += std::abs(d[k]);
+      for (int k = 0; k < 4; ++k) magnitude += std::abs(d[k]) + (second ? std::abs(u[k]) : 0);
       // At most 4 factors of size (1 + |m|)(1 + |a| + |b| + |e|) on each dot; some 8 roundings either way.
       const F bound =
           live ? 16 * eps * magnitude * (1 + std::abs(m)) * (1 + std::abs(a) + std::abs(b) + std::abs(e)) : 0;

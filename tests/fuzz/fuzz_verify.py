@@ -19,7 +19,27 @@ from pathlib import Path
 from tapfield import cli, golden
 
 MEMORY = 4 << 30  # bytes of address space: an allocation that a file's claims ask for fails
-VALUES = (None, True, -1, 0, 1, 2, 2**31 - 1, 2**31, 2**63, 10**30, 0.5, 1e308, "", "npy", "bin", "float64", [], {}, [1, 1, 1, 1])
+VALUES = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    2**31 - 1,
+    2**31,
+    2**63,
+    10**30,
+    0.5,
+    1e308,
+    "",
+    "npy",
+    "bin",
+    "float64",
+    [],
+    {},
+    [1, 1, 1, 1],
+)
 
 
 def mutate_bytes(data, rng):
@@ -66,7 +86,13 @@ def main(seconds=60.0, seed=0):
         sources = []
         for format, dtype in (("npy", "float32"), ("bin", "bfloat16")):
             source = Path(scratch) / format
-            golden.write(source, golden.Geometry((2, 4, 5, 2), (2, 2)), dtype, format=format, passes=tuple(golden.PASSES))
+            golden.write(
+                source,
+                golden.Geometry((2, 4, 5, 2), (2, 2)),
+                dtype,
+                format=format,
+                passes=tuple(golden.PASSES),
+            )
             for path in list(source.glob(f"*.expected.{format}")):
                 shutil.copy(path, str(path).replace(".expected.", ".actual."))
             assert run(source) == 0, "unchanged files must pass"
@@ -74,7 +100,9 @@ def main(seconds=60.0, seed=0):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             files = rng.choice(sources)
-            path = rng.choice([p for p in files if p.name == "manifest.json" or rng.random() < 0.2] or list(files))
+            path = rng.choice(
+                [p for p in files if p.name == "manifest.json" or rng.random() < 0.2] or list(files)
+            )
             if path.name == "manifest.json" and rng.random() < 0.7:
                 changed = json.dumps(mutate_json(json.loads(files[path]), rng)).encode()
             else:

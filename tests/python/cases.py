@@ -213,6 +213,10 @@ class Offsets:
     def one_row(self, std=1.0):
         return self.normal(std)[0], self.in_cell(self.base_h, self.case.x[1])
 
+    def stray(self, std=1.0):
+        w, h = self.normal(std)
+        return w + 9.0 * (self.t % 499 == 0), h - 9.0 * (self.t % 499 == 1)
+
     def dead(self):
         far = lambda values: np.array(values)[self.t % 4]
         return far([1000.0, -1000, 0, 0]), far([0.0, 0, 1000, -1000])

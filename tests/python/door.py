@@ -27,7 +27,9 @@ INPUTS = dict(
     grad=["grad", "x", "offsets"],
     grad_grad=["grad", "x", "offsets", "gg_x", "gg_offsets"],
 )
-OUTPUTS = dict(forward=["y"], grad=["grad_x", "grad_offsets"], grad_grad=["grad_grad", "grad_x", "grad_offsets"])
+OUTPUTS = dict(
+    forward=["y"], grad=["grad_x", "grad_offsets"], grad_grad=["grad_grad", "grad_x", "grad_offsets"]
+)
 OPERATORS = dict(
     forward=tapfield.deformable_offsets,
     grad=tapfield.deformable_offsets_grad,

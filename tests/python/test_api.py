@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NumPy interface: results, inputs read in place, outputs, threads and the rest."""
 
+import ast
 import re
 import threading
 import time
@@ -153,7 +154,11 @@ def test_out(which, kind):
     change = dtypes if kind == "float32" and which != "forward" else {}
     want = call(which, inputs, **change)
     rooms = [np.full([2 * size for size in w.shape], 77, w.dtype) for w in want]
-    out = tuple(r[::2, ::-2, 1::2, ::2] for r in rooms) if kind == "strided" else [np.full_like(w, 77) for w in want]
+    out = (
+        tuple(r[::2, ::-2, 1::2, ::2] for r in rooms)
+        if kind == "strided"
+        else [np.full_like(w, 77) for w in want]
+    )
     got = OPERATORS[which](
         *inputs.values(), **ATTRIBUTES, backend="reference", out=out[0] if which == "forward" else out
     )
@@ -171,7 +176,11 @@ def test_out(which, kind):
     [
         (np.zeros(3), TypeError, "out must be a tuple (grad_x, grad_offsets) but is of type ndarray"),
         ((np.zeros(3),), TypeError, "out must be a tuple (grad_x, grad_offsets) but is of type tuple of 1"),
-        ((None, None), TypeError, "grad_x must be an array (NumPy, or any that speaks DLPack 1.0) but is None"),
+        (
+            (None, None),
+            TypeError,
+            "grad_x must be an array (NumPy, or any that speaks DLPack 1.0) but is None",
+        ),
         ("ab", TypeError, "out must be a tuple (grad_x, grad_offsets) but is of type str"),
     ],
 )
@@ -266,7 +275,10 @@ def test_release_scratch():
 def test_output_size():
     attributes = {key: value for key, value in ATTRIBUTES.items() if key != "deformable_groups"}
     assert tapfield.output_size((5, 6), **attributes) == (3, 6)
-    assert tapfield.output_size([5, 6], **attributes | dict(data_format="NCHW", strides=(1, 1, 2, 1))) == (3, 6)
+    assert tapfield.output_size([5, 6], **attributes | dict(data_format="NCHW", strides=(1, 1, 2, 1))) == (
+        3,
+        6,
+    )
     with pytest.raises(TypeError, match="^size must be a sequence of integers but is 5$"):
         tapfield.output_size(5, **attributes)
     with pytest.raises(ValueError, match="^ksize must fit the padded input"):
@@ -282,3 +294,11 @@ def test_backends():
 def test_version():
     cmake = (Path(__file__).parents[2] / "CMakeLists.txt").read_text()
     assert f"project(tapfield VERSION {tapfield.__version__} " in cmake
+
+
+def test_the_stub_names_what_the_module_has():
+    package = Path(tapfield.__file__).parent
+    stub = ast.parse((package / "_core.pyi").read_text())
+    functions = {node.name for node in stub.body if isinstance(node, ast.FunctionDef)}
+    assert functions | {"version"} == {name for name in dir(tapfield._core) if not name.startswith("_")}
+    assert (package / "py.typed").exists()

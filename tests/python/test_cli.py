@@ -28,7 +28,9 @@ def made(directory, dtype="float32", format="npy", geometry=GEOMETRY, **more):
 
 
 def read(path, dtype, shape):
-    raw = np.load(path) if path.suffix == ".npy" else np.fromfile(path, golden.plain(np.empty(0, dtype)).dtype)
+    raw = (
+        np.load(path) if path.suffix == ".npy" else np.fromfile(path, golden.plain(np.empty(0, dtype)).dtype)
+    )
     return raw.view(dtype).reshape(shape)
 
 
@@ -152,7 +154,11 @@ BAD = (
     ("forward.y.actual.npy", truncated, "bytes of data; expected float32 of shape [2, 10, 12, 4]"),
     ("forward.y.actual.npy", lambda p: p.write_bytes(b"no"), "is not an .npy file"),
     ("forward.y.actual.npy", lambda p: np.save(p, np.zeros(3, np.float32)), "float32 of shape [3]; expected"),
-    ("forward.y.actual.npy", lambda p: np.save(p, np.load(p).astype(float)), "float64 of shape [2, 10, 12, 4]; expected"),
+    (
+        "forward.y.actual.npy",
+        lambda p: np.save(p, np.load(p).astype(float)),
+        "float64 of shape [2, 10, 12, 4]; expected",
+    ),
     ("forward.y.actual.npy", lambda p: np.save(p, np.asfortranarray(np.load(p))), "Fortran order"),
 )
 
@@ -170,17 +176,71 @@ def test_unusable_files_are_named(tmp_path, name, change, message, capsys):
 
 def test_golden_on_the_command_line(tmp_path, capsys):
     assert run("golden", tmp_path / "a", "--case", "worked-example", "--pass", "grad", "--format", "bin") == 0
-    assert np.fromfile(tmp_path / "a/grad.grad_x.expected.bin", np.float32).tolist() == [0.75, 0.25, 0.75, 0.25]
+    assert np.fromfile(tmp_path / "a/grad.grad_x.expected.bin", np.float32).tolist() == [
+        0.75,
+        0.25,
+        0.75,
+        0.25,
+    ]
     assert run("verify", tmp_path / "a") == 2
     assert "holds no output" in capsys.readouterr().err
     size = ("--shape", "1,5,6,4", "--ksize", "2,2", "--deformable-groups", "2", "--v1", "--dtype", "float64")
     assert run("golden", tmp_path / "b", *size) == 0
     assert np.load(tmp_path / "b/offsets.npy").shape == (1, 6, 7, 2 * 2 * 4)
-    assert run("golden", tmp_path / "c") == 2
-    assert run("golden", tmp_path / "c", "--case", "dcn-c3", "--ksize", "1,1") == 2
-    assert run("golden", tmp_path / "c", "--shape", "1,5,6,4", "--ksize", "9,9") == 2
-    assert "ksize" in capsys.readouterr().err
+    manifest = json.loads((tmp_path / "b/manifest.json").read_text())
+    assert manifest["files"]["offsets.npy"]["shape"] == [1, 6, 7, 2 * 2 * 4]
+    assert manifest["files"]["grad.grad_x.expected.npy"]["dtype"] == "float64"
+    assert manifest["attributes"]["strides"] == [1, 1, 1, 1] and manifest["seed"] == 0
     assert tuple(golden.CASES) == cli.CASES
+
+
+SIZE = ("--shape", "1,5,6,4")
+REFUSED = (
+    ((), "give either --case or --shape"),
+    (("--case", "dcn-c3", "--ksize", "1,1"), "leave out ksize"),
+    (("--shape", "1,5,6"), "--shape must be four numbers of at least 1 but is [1, 5, 6]"),
+    (("--shape", "0,5,6,4"), "--shape must be four numbers of at least 1 but is [0, 5, 6, 4]"),
+    ((*SIZE, "--ksize", "3"), "--ksize must be 2 numbers but is [3]"),
+    ((*SIZE, "--ksize", "9,9"), "ksize must fit the padded input"),
+    ((*SIZE, "--deformable-groups", "3"), "deformable_groups must divide C = 4 but is 3"),
+    ((*SIZE, "--backend", "nobody"), "execution.backend must be one of"),
+    ((*SIZE, "--seed", "-1"), "--seed must be at least 0 but is -1"),
+)
+
+
+@pytest.mark.parametrize("arguments, message", REFUSED)
+def test_golden_refuses_before_it_writes(tmp_path, arguments, message, capsys):
+    assert run("golden", tmp_path / "c", *arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.out == "" and not (tmp_path / "c").exists()
+
+
+def test_verify_prints_every_name_whole(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    made(tmp_path)
+    assert run("verify", tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{which}.{name} " in printed for which, names in golden.PASSES.items() for name in names)
+
+
+@pytest.mark.parametrize("kind", ["grey", "grey with alpha", "16 bits"])
+def test_demo_reads_pictures_of_other_kinds(tmp_path, kind):
+    image = pytest.importorskip("PIL.Image")
+    grey = np.arange(40 * 50).reshape(40, 50) * 255 // 2000
+    if kind == "16 bits":
+        image.fromarray((grey * 257).astype(np.uint16)).save(tmp_path / "picture.tiff")
+    else:
+        picture = image.fromarray(grey.astype(np.uint8)).convert("LA" if "alpha" in kind else "L")
+        picture.save(tmp_path / "picture.tiff")
+    loaded = demo.load(tmp_path / "picture.tiff")
+    assert loaded.shape == (40, 50, 3)
+    np.testing.assert_allclose(loaded, np.repeat(grey[..., None] / 255, 3, axis=-1), atol=1e-6)
+
+
+def test_demo_checks_where_it_will_write(tmp_path, capsys):
+    assert run("demo", "--out", tmp_path / "nowhere" / "demo.png") == 2
+    printed = capsys.readouterr()
+    assert "--out must lie in a folder that exists" in printed.err and printed.out == ""
 
 
 def test_demo_straightens_a_small_picture(tmp_path):

@@ -48,7 +48,9 @@ def test_round_trip(n, ho, wo, ksize, groups, modulated, data_format):
         assert offsets[where] == offset[-1, 2 * (taps - 1) + 0, -1, -1]
     assert offsets.dtype == offset.dtype
     back, mask_back = convert.offsets_to_torchvision(offsets, modulated=modulated, **how)
-    assert np.array_equal(back, offset) and (mask_back is None if mask is None else np.array_equal(mask_back, mask))
+    assert np.array_equal(back, offset) and (
+        mask_back is None if mask is None else np.array_equal(mask_back, mask)
+    )
 
 
 def test_through_the_operator():
@@ -88,7 +90,9 @@ def test_offset_conv_from_mmcv(groups):
     assert new_weight.shape == weight.shape and not np.array_equal(new_bias, bias)
     # The same dot products, in another order of rows; a matrix product may round them differently.
     terms = np.abs(weight[:, :, 0, 0]) @ np.abs(pixel) + np.abs(bias)
-    assert (np.abs(layer(new_weight, new_bias) - want.ravel()) <= 8 * np.finfo("float64").eps * terms.max()).all()
+    assert (
+        np.abs(layer(new_weight, new_bias) - want.ravel()) <= 8 * np.finfo("float64").eps * terms.max()
+    ).all()
     assert convert.offset_conv_from_mmcv(weight)[1] is None
     assert np.array_equal(convert.offset_conv_from_mmcv(weight)[0], new_weight)
 

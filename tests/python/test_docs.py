@@ -17,10 +17,12 @@ def blocks(page, language):
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.S | re.M)
 
 
-@pytest.mark.parametrize("language, example", [("python", "quickstart.py"), ("cpp", "quickstart.cpp")])
-def test_readme_shows_the_examples(language, example):
-    (program,) = blocks("README.md", language)
-    assert program in (ROOT / "examples" / example).read_text()
+@pytest.mark.parametrize(
+    "language, examples", [("python", ["quickstart.py", "train.py"]), ("cpp", ["quickstart.cpp"])]
+)
+def test_readme_shows_the_examples(language, examples):
+    for program, example in zip(blocks("README.md", language), examples, strict=True):
+        assert program in (ROOT / "examples" / example).read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

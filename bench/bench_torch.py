@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Times deform_conv2d beside torchvision's on the bench cases, fp32: ./dev bench torch [--case abc] [--threads 1 2].
+
+A row: torchvision's time over ours; ours over its bound; ours; torchvision's. Each time is the median of pairs of
+calls, ours and theirs in turn. Tensors are contiguous NCHW with offsets of deviation 1, as torchvision wants them. The
+bound is the time of the matrix products alone, by the fastest route tried, plus the sampling's bytes at the bandwidth
+of a copy in the same run: of forward x, offsets and columns once; of backward those, and columns, x and offsets once
+more with their gradients. The second table is time per call of what does almost nothing.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+from tapfield.torch import deform_conv2d, deformable_offsets
+
+CASES = {
+    row["name"].removeprefix("bench_"): row
+    for row in json.loads((Path(__file__).parents[1] / "tests/cases.json").read_text())["cases"]
+    if row.get("bench")
+}
+EXTRA = {name: dict(x=x, ksize=[3, 3], strides=[1, 1], pads=[1] * 4, dilations=[1, 1], groups=1)
+         for name, x in dict(pixel=[1, 1, 1, 4], tiny=[1, 8, 8, 16], eight=[1, 8, 8, 64], small=[2, 16, 16, 64]).items()}  # fmt: skip
+
+
+def seconds(call):
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def median(call, budget=0.3, least=3):
+    """Of some calls, after one that warms up."""
+    times = [seconds(call)]
+    times = [seconds(call) for _ in range(max(least, min(200, int(budget / times[0]))))]
+    return statistics.median(times)
+
+
+def medians(ours, theirs, budget=0.6):
+    seconds(ours)
+    count = max(3, min(100, int(budget / seconds(theirs))))
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(count)]
+    return tuple(statistics.median(side) for side in zip(*pairs))
+
+
+class Case:
+    def __init__(self, row):
+        n, h, w, c = row["x"]
+        (kh, kw), (sh, sw), (dh, dw) = row["ksize"], row["strides"], row["dilations"]
+        ph, pw = row["pads"][0], row["pads"][2]
+        ho, wo = (h + 2 * ph - dh * (kh - 1) - 1) // sh + 1, (w + 2 * pw - dw * (kw - 1) - 1) // sw + 1
+        taps = row["groups"] * kh * kw
+        torch.manual_seed(0)
+        self.leaves = [
+            t.requires_grad_()
+            for t in (torch.randn(n, c, h, w), torch.randn(n, 2 * taps, ho, wo), torch.randn(c, c, kh, kw) / c,
+                      torch.randn(c), torch.rand(n, taps, ho, wo))
+        ]  # fmt: skip
+        self.how = dict(stride=(sh, sw), padding=(ph, pw), dilation=(dh, dw))
+        self.grad = torch.randn(n, c, ho, wo)
+        self.pixels, self.row, self.co = n * ho * wo, kh * kw * c, c
+        self.x_bytes = 4 * n * h * w * c
+        self.offset_bytes, self.y_bytes = 12 * n * taps * ho * wo, 4 * self.pixels * self.row
+
+    @torch.no_grad()
+    def forward(self, function):
+        return self.call(function)
+
+    def call(self, function):
+        x, offset, weight, bias, mask = self.leaves
+        return function(x, offset, weight, bias, mask=mask, **self.how)
+
+    def backward(self, function):
+        out = self.call(function)
+        return lambda: torch.autograd.grad(out, self.leaves, self.grad, retain_graph=True)
+
+    def products(self):
+        """Seconds of the matrix products alone: forward, backward."""
+        y, w = torch.randn(self.pixels, self.row), torch.randn(self.co, self.row)
+        g, out = torch.randn(self.pixels, self.co), torch.empty(self.pixels, self.co)
+        y_out, w_out = torch.empty_like(y), torch.empty_like(w)
+        routes = [lambda: torch.mm(y, w.t(), out=out)]
+        if torch.backends.mkldnn.is_available():
+            routes.append(lambda: torch.ops.mkldnn._linear_pointwise(y, w, None, "none", [], None))
+        with torch.no_grad():
+            forward = min(map(median, routes))
+            backward = median(lambda: torch.mm(g, w, out=y_out)) + median(
+                lambda: torch.mm(g.t(), y, out=w_out)
+            )
+        return forward, backward
+
+    def bytes(self):
+        forward = self.x_bytes + self.offset_bytes + self.y_bytes
+        return forward, forward + self.y_bytes + 2 * self.x_bytes + 2 * self.offset_bytes
+
+
+def bandwidth():
+    """Bytes a second of a copy, read and written."""
+    a, b = torch.empty(1 << 24), torch.empty(1 << 24)
+    return 2 * a.nbytes / median(lambda: b.copy_(a))
+
+
+def table(names, threads):
+    print(
+        f"{'case':10} {'threads':>7} {'pass':9} {'torchvision/ours':>16} {'ours/bound':>10} {'ours ms':>9} {'theirs ms':>10} {'bound ms':>9}"
+    )
+    for name in names:
+        case = Case(EXTRA.get(name) or CASES[name])
+        for n in threads:
+            torch.set_num_threads(n)
+            rate, products, sizes = bandwidth(), case.products(), case.bytes()
+            forward = medians(
+                *(partial(case.forward, f) for f in (deform_conv2d, torchvision.ops.deform_conv2d))
+            )
+            backward = medians(case.backward(deform_conv2d), case.backward(torchvision.ops.deform_conv2d))
+            for which, (ours, theirs), product, size in zip(
+                ("forward", "backward"), (forward, backward), products, sizes
+            ):
+                bound = product + size / rate
+                print(
+                    f"{name:10} {n:7} {which:9} {theirs / ours:16.1f} {ours / bound:10.2f} {ours * 1e3:9.2f} {theirs * 1e3:10.2f} {bound * 1e3:9.2f}",
+                    flush=True,
+                )
+
+
+def per_call(call, count=3000):
+    call()
+    return min(seconds(lambda: [call() for _ in range(count)]) for _ in range(3)) / count * 1e6
+
+
+def overhead():
+    torch.set_num_threads(1)
+    x, offsets = torch.randn(1, 1, 1, 1), torch.zeros(1, 1, 1, 3)
+    how = dict(ksize=[1, 1], strides=[1, 1, 1, 1], pads=[0, 0, 0, 0])
+    raw = lambda: torch.ops.tapfield.deformable_offsets.default(x, offsets, **how)
+    layer = [torch.randn(1, 1, 1, 1), torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, 1)]
+    rows = []
+    with torch.inference_mode():
+        rows.append(("deformable_offsets, the operator, inference_mode", per_call(raw)))
+    with torch.no_grad():
+        rows.append(("deformable_offsets, the operator, no_grad", per_call(raw)))
+        rows.append(("deformable_offsets, no_grad", per_call(lambda: deformable_offsets(x, offsets, **how))))
+        rows.append(("deform_conv2d, no_grad", per_call(lambda: deform_conv2d(*layer))))
+        rows.append(
+            ("torchvision's deform_conv2d, no_grad", per_call(lambda: torchvision.ops.deform_conv2d(*layer)))
+        )
+    x.requires_grad_()
+    rows.append(("deformable_offsets with autograd", per_call(lambda: deformable_offsets(x, offsets, **how))))
+    layer[0].requires_grad_()
+    rows.append(("deform_conv2d with autograd", per_call(lambda: deform_conv2d(*layer))))
+    rows.append(("torchvision's with autograd", per_call(lambda: torchvision.ops.deform_conv2d(*layer))))
+    print("\nmicroseconds a call, one element")
+    for name, time_us in rows:
+        print(f"{time_us:8.1f}  {name}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--case", nargs="*", default=[*"abcdef", *EXTRA])
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    args = parser.parse_args()
+    cpu = next(
+        (line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
+    print(
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {cpu}, {time.strftime('%Y-%m-%d')}"
+    )
+    table(args.case, args.threads)
+    overhead()
+
+
+if __name__ == "__main__":
+    main()
