@@ -63,7 +63,10 @@ class Bench:
         n, h, w, c = row["x"]
         (kh, kw), (sh, sw), (dh, dw) = row["ksize"], row["strides"], row["dilations"]
         top, bottom, left, right = row["pads"]
-        ho, wo = (h + top + bottom - dh * (kh - 1) - 1) // sh + 1, (w + left + right - dw * (kw - 1) - 1) // sw + 1
+        ho, wo = (
+            (h + top + bottom - dh * (kh - 1) - 1) // sh + 1,
+            (w + left + right - dw * (kw - 1) - 1) // sw + 1,
+        )
         self.row, self.nchw, lanes = row, nchw, row["groups"] * kh * kw
         planes = 3 if row["modulated"] else 2
         layout = (lambda n, h, w, c: (n, c, h, w)) if nchw else (lambda *s: s)
@@ -74,9 +77,15 @@ class Bench:
             modulated=row["modulated"], border="open",
         )  # fmt: skip
         make = lambda *shape: View(torch.randn(layout(*shape), device="cuda", dtype=torch.float32).to(dtype))
-        self.x, self.offsets, self.grad = make(n, h, w, c), make(n, ho, wo, planes * lanes), make(n, ho * kh, wo * kw, c)
+        self.x, self.offsets, self.grad = (
+            make(n, h, w, c),
+            make(n, ho, wo, planes * lanes),
+            make(n, ho * kh, wo * kw, c),
+        )
         self.displace(row["offsets"], ho, wo, lanes)
-        self.y, self.grad_x, self.grad_offsets = (View(torch.empty_like(t.tensor)) for t in (self.grad, self.x, self.offsets))
+        self.y, self.grad_x, self.grad_offsets = (
+            View(torch.empty_like(t.tensor)) for t in (self.grad, self.x, self.offsets)
+        )
         self.gg_x, self.gg_offsets = make(n, h, w, c), make(n, ho, wo, planes * lanes)
 
     def displace(self, recipe, ho, wo, lanes):
@@ -104,12 +113,18 @@ def torchvision_of(bench):
     except ImportError:
         return None
     b, row = bench, bench.row
-    if b.x.tensor.dtype not in (torch.float32, torch.float64) or not row["modulated"] or row["pads"][0] != row["pads"][1]:
+    if (
+        b.x.tensor.dtype not in (torch.float32, torch.float64)
+        or not row["modulated"]
+        or row["pads"][0] != row["pads"][1]
+    ):
         return None
     lanes = row["groups"] * row["ksize"][0] * row["ksize"][1]
     nchw = lambda t: (t if b.nchw else t.permute(0, 3, 1, 2)).contiguous()
     x, o = nchw(b.x.tensor).requires_grad_(), nchw(b.offsets.tensor)
-    offset = torch.stack([o[:, lanes : 2 * lanes], o[:, :lanes]], 2).flatten(1, 2).contiguous().requires_grad_()
+    offset = (
+        torch.stack([o[:, lanes : 2 * lanes], o[:, :lanes]], 2).flatten(1, 2).contiguous().requires_grad_()
+    )
     mask = o[:, 2 * lanes :].contiguous().requires_grad_()
     # One output channel: its convolution is small beside the sampling.
     weight = torch.randn(1, x.shape[1], *row["ksize"], device="cuda", dtype=x.dtype)
@@ -143,15 +158,27 @@ def main():
             for nchw in (False, True) if options.nchw else (False,):
                 bench = Bench(row, getattr(torch, dtype), nchw)
                 theirs = torchvision_of(bench)
-                for which, deterministic in [("forward", 0), ("grad", 0), ("grad", 1), ("grad_grad", 0), ("grad_grad", 1)]:
+                for which, deterministic in [
+                    ("forward", 0),
+                    ("grad", 0),
+                    ("grad", 1),
+                    ("grad_grad", 0),
+                    ("grad_grad", 1),
+                ]:
                     tensors = bench.tensors(which)
                     stream = torch.cuda.current_stream().cuda_stream
                     seconds = timed(
-                        lambda: library(which, tensors, bench.attributes, deterministic=deterministic, stream=stream)
+                        lambda: library(
+                            which, tensors, bench.attributes, deterministic=deterministic, stream=stream
+                        )
                     )
                     floor = sum(t.bytes for t in tensors) / bandwidth
                     peer = {"forward": 0, "grad": 1}.get(which)
-                    peer = f"{timed(theirs[peer]) * 1e3:16.3f}" if theirs and peer is not None and not deterministic else ""
+                    peer = (
+                        f"{timed(theirs[peer]) * 1e3:16.3f}"
+                        if theirs and peer is not None and not deterministic
+                        else ""
+                    )
                     name = which + (" deterministic" if deterministic else "") + (" NCHW" if nchw else "")
                     print(
                         f"{row['name']:28}{dtype:10}{name:28}{seconds * 1e3:9.3f}{floor * 1e3:10.3f}{seconds / floor:9.2f}{peer}",

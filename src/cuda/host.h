@@ -96,10 +96,11 @@ inline DType dtype_of_sums(const Problem& p) {
 
 // ------ Widths
 
-// Elements of a vector: 16 bytes, but `most` at most. A walk keeps eight vectors in registers, in float, and one
-// of the second derivative twelve.
+// Elements of a vector: 16 bytes, but `most` at most. A walk keeps eight vectors in registers, in float, and
+// one of the second derivative twelve.
 template <class T, int kMost>
-inline constexpr int kWidth = 16 / static_cast<int>(sizeof(T)) < kMost ? 16 / static_cast<int>(sizeof(T)) : kMost;
+inline constexpr int kWidth = 16 / static_cast<int>(sizeof(T)) < kMost ? 16 / static_cast<int>(sizeof(T))
+                                                                       : kMost;
 
 // May vectors of v elements be loaded from all of these?
 inline bool aligned(const Problem& p, std::initializer_list<View> views, int v) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finds and loads tapfield_cuda. Part of the CPU library; knows nothing of CUDA.
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -22,16 +23,17 @@ std::atomic<bool> is_loaded{false};
 // Beside the library or program that this code is part of, then wherever the system looks;
 // TAPFIELD_CUDA_LIBRARY names a file instead.
 void* open_library(std::string* reason) {
-  const char* name = "libtapfield_cuda.so";
+  std::string name = "libtapfield_cuda.so", beside;
   if (const char* file = std::getenv("TAPFIELD_CUDA_LIBRARY")) {
     name = file;
   } else if (Dl_info self; dladdr(reinterpret_cast<void*>(&open_library), &self) && self.dli_fname) {
-    const std::string path = self.dli_fname, beside = path.substr(0, path.rfind('/') + 1) + name;
-    if (void* handle = dlopen(beside.c_str(), RTLD_NOW | RTLD_LOCAL)) return handle;
+    beside = self.dli_fname;
+    beside.replace(beside.rfind('/') + 1, std::string::npos, name);
+    if (access(beside.c_str(), F_OK) == 0) name = beside;
   }
-  if (void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return handle;
+  if (void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) return handle;
   const char* error = dlerror();
-  *reason = std::string("its library is not installed, or cannot be loaded: ") + (error ? error : name);
+  *reason = "its library cannot be loaded: " + (error ? std::string(error) : name);
   return nullptr;
 }
 
@@ -40,10 +42,13 @@ Loaded load() {
   void* handle = open_library(&l.reason);  // never closed: its threads and contexts outlive any good moment
   if (!handle) return l;
   auto* entry = reinterpret_cast<Entry*>(dlsym(handle, kEntry));
-  const Library* library = entry ? entry() : nullptr;
-  if (!library || std::string(library->version) != version() || library->problem_bytes != sizeof(Problem)) {
-    l.reason = "its library is of tapfield " + std::string(library ? library->version : "unknown") +
-               ", not " + version();
+  if (!entry) {
+    l.reason = std::string("its library has no ") + kEntry;
+    return l;
+  }
+  const Library* library = entry();
+  if (std::string(library->version) != version() || library->problem_bytes != sizeof(Problem)) {
+    l.reason = "its library is of another build, of tapfield " + std::string(library->version);
     return l;
   }
   l.library = library;

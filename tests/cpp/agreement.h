@@ -64,14 +64,33 @@ inline double longest_chain(const Call& call, const std::string& output, std::in
   return 4 * channels * (call.pass == Pass::grad ? 1 : 3);
 }
 
-// The reference's outputs and magnitudes are of this many elements, so that no comparison is of nothing.
-inline void expect_close(const Call& call, const std::vector<std::vector<double>>& want,
-                         const std::vector<std::vector<double>>& magnitudes, std::int64_t touches) {
+// What the reference gives: the same in every layout.
+struct Truth {
+  Dtypes dtypes;
+  std::vector<std::vector<double>> want, magnitudes;
+  std::int64_t touches;
+  Truth(const Case& c, Pass pass, Dtypes t) : dtypes(t) {
+    Call call(c, pass, t, /*nchw=*/false);
+    Execution reference;
+    reference.backend = "reference.magnitudes";
+    call.run(reference);
+    magnitudes = call.values();
+    reference.backend = "reference.values";
+    call.run(reference);
+    want = call.values();
+    touches = most_touches(c, call.offsets.values());
+  }
+};
+
+inline void expect_close(const Call& call, const Truth& truth) {
+  const auto& [dtypes, want, magnitudes, touches] = truth;
+  ASSERT_EQ(call.outputs.size(), want.size());
   for (std::size_t o = 0; o < want.size(); ++o) {
     const std::string name = call.output_name(o);
     const std::vector<double> got = call.outputs[o]->values();
     const Tolerance tolerance(call.x.dtype(), call.outputs[o]->dtype());
     const double n = longest_chain(call, name, touches);
+    ASSERT_EQ(got.size(), want[o].size());
     for (std::size_t i = 0; i < got.size(); ++i) {
       const double bound = tolerance(got[i], want[o][i], magnitudes[o][i], n);
       const bool right = !std::isfinite(want[o][i])        ? !std::isfinite(got[i])

@@ -51,24 +51,19 @@ class CudaKernel : public ::testing::TestWithParam<Param> {
   void SetUp() override { cuda::tuning() = small_tuning(); }
   void TearDown() override { cuda::tuning() = {}, cuda_on_cpu::options() = {}; }
 
-  // One dtype and layout: the reference, then the row in the next order.
-  void agree(Dtypes dtypes, bool nchw, Place place) {
+  // One layout: the row in the next order.
+  void agree(const Truth& truth, bool nchw, Place place) {
     const auto& [row, c] = GetParam();
-    Call call(c, row->pass, dtypes, nchw, place);
-    Execution e;
-    e.backend = "reference.magnitudes";
-    call.run(e);
-    const auto magnitudes = call.values();
-    e.backend = "reference.values";
-    call.run(e);
-    const auto want = call.values();
-    cuda_on_cpu::options() = {kOrders[runs % 3], static_cast<unsigned>(runs)};
+    SCOPED_TRACE(std::string(tapfield::name_of(truth.dtypes.x)) + (nchw ? " NCHW" : " NHWC"));
+    Call call(c, row->pass, truth.dtypes, nchw, place);
     call.device = {DeviceType::cuda, 0};
+    cuda_on_cpu::options() = {kOrders[runs % 3], static_cast<unsigned>(runs)};
+    Execution e;
     e.backend = row->name;
     call.run(e);
     ++runs;
     EXPECT_EQ(last_row(), row);
-    expect_close(call, want, magnitudes, most_touches(c, call.offsets.values()));
+    expect_close(call, truth);
     for (const auto& o : call.outputs) EXPECT_EQ(o->changed_gaps(), 0);
     EXPECT_EQ(cuda_on_cpu::device().allocated, 0);
   }
@@ -84,32 +79,34 @@ INSTANTIATE_TEST_SUITE_P(Rows, CudaKernel, ::testing::ValuesIn(params()), [](con
 });
 
 TEST_P(CudaKernel, AgreesWithTheReference) {
-  for (DType t : kDtypes)
+  for (DType t : kDtypes) {
+    const Truth truth(GetParam().c, GetParam().row->pass, Dtypes(t));
     for (bool nchw : {false, true}) {
-      SCOPED_TRACE(std::string(tapfield::name_of(t)) + (nchw ? " NCHW" : " NHWC"));
-      agree(Dtypes(t), nchw, nchw ? Place::at_beginning : Place::at_end);
+      agree(truth, nchw, nchw ? Place::at_beginning : Place::at_end);
       if (HasFailure()) return;
     }
+  }
 }
 
 TEST_P(CudaKernel, TakesFloat32Beside16Bits) {
   constexpr DType f32 = DType::float32;
   for (DType t : {DType::float16, DType::bfloat16})
     for (Dtypes dtypes : {Dtypes(t, f32, t, f32), Dtypes(t, t, f32, f32), Dtypes(t, f32, f32, f32)}) {
-      SCOPED_TRACE(tapfield::name_of(t));
-      agree(dtypes, false, Place::at_end);
+      agree(Truth(GetParam().c, GetParam().row->pass, dtypes), false, Place::at_end);
       if (HasFailure()) return;
     }
 }
 
 TEST_P(CudaKernel, TakesViews) {
-  for (Place place : {Place::gaps, Place::reversed})
-    for (bool nchw : {false, true}) {
-      SCOPED_TRACE(place == Place::gaps ? "gaps" : "reversed");
-      agree(Dtypes(DType::float32), nchw, place);
-      agree(Dtypes(DType::bfloat16), nchw, place);
-      if (HasFailure()) return;
-    }
+  for (DType t : {DType::float32, DType::bfloat16}) {
+    const Truth truth(GetParam().c, GetParam().row->pass, Dtypes(t));
+    for (Place place : {Place::gaps, Place::reversed})
+      for (bool nchw : {false, true}) {
+        SCOPED_TRACE(place == Place::gaps ? "gaps" : "reversed");
+        agree(truth, nchw, place);
+        if (HasFailure()) return;
+      }
+  }
 }
 
 // ------ A row on some cases
@@ -164,21 +161,11 @@ TEST_P(CudaRow, GivesTheSameBitsInAnyOrderIfDeterministic) {
 // As on a GPU: the shapes that are released, and a device that has room for all blocks.
 TEST_P(CudaRow, AgreesWithTheReferenceInItsOwnShapes) {
   for_each_call([&](Call& call, const Execution& e) {
+    const Truth truth(call.c, call.pass, Dtypes(call.x.dtype()));
     for (int multiprocessors : {1, 132}) {
       cuda_on_cpu::device().multiprocessors = multiprocessors;
       call.run(e);
-      const auto got = call.values();
-      Execution reference;
-      call.device = {};
-      reference.backend = "reference.magnitudes";
-      call.run(reference);
-      const auto magnitudes = call.values();
-      reference.backend = "reference.values";
-      call.run(reference);
-      const auto want = call.values();
-      call.device = {DeviceType::cuda, 0};
-      call.run(e);
-      expect_close(call, want, magnitudes, most_touches(call.c, call.offsets.values()));
+      expect_close(call, truth);
     }
     cuda_on_cpu::device().multiprocessors = 1;
   });
@@ -232,22 +219,17 @@ TEST_P(CudaRow, TakesTensorsPast2To31Elements) {
   c.x = {1, 72, 3, 4}, c.kh = 3, c.kw = 1, c.groups = 1, c.pads = {1, 1, 0, 0};
   c.stride_h = c.stride_w = c.dil_h = c.dil_w = 1;
   constexpr std::int64_t kFar = (std::int64_t{1} << 25) + 64;
+  const Truth truth(c, GetParam()->pass, Dtypes(DType::float32));
   for (bool nchw : {false, true})
     for (const RowStrides& far :
          {RowStrides{.x = kFar}, RowStrides{.offsets = kFar}, RowStrides{.grad = kFar},
           RowStrides{.grad_x = kFar}, RowStrides{.grad_offsets = kFar}}) {
       Call call(c, GetParam()->pass, Dtypes(DType::float32), nchw, Place::at_end, far);
-      Execution e;
-      e.backend = "reference.magnitudes";
-      call.run(e);
-      const auto magnitudes = call.values();
-      e.backend = "reference.values";
-      call.run(e);
-      const auto want = call.values();
       call.device = {DeviceType::cuda, 0};
+      Execution e;
       e.backend = GetParam()->name;
       call.run(e);
-      expect_close(call, want, magnitudes, most_touches(c, call.offsets.values()));
+      expect_close(call, truth);
       if (HasFailure()) return;
     }
 }

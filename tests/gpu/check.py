@@ -22,7 +22,11 @@ from memory import InPlace, OnGpu  # noqa: E402
 from oracle import Oracle  # noqa: E402
 from tolerance import check  # noqa: E402
 
-PASSES = {"forward": ["y"], "grad": ["grad_x", "grad_offsets"], "grad_grad": ["grad_grad", "grad_x", "grad_offsets"]}
+PASSES = {
+    "forward": ["y"],
+    "grad": ["grad_x", "grad_offsets"],
+    "grad_grad": ["grad_grad", "grad_x", "grad_offsets"],
+}
 
 
 def arguments(which, t):
@@ -66,7 +70,9 @@ class Checker:
                             got = self.run(which, case, t, layout, deterministic=deterministic)
                             for name, g, sums in zip(outputs, got, truth):
                                 mode = "deterministic" if deterministic else "fast"
-                                check(g, sums, t.x.dtype, f"{case.name} {dtype} {layout} {mode} {which} {name}")
+                                check(
+                                    g, sums, t.x.dtype, f"{case.name} {dtype} {layout} {mode} {which} {name}"
+                                )
             print(f"\r{number + 1} of {len(CASES)} cases", end="", flush=True)
         print()
 

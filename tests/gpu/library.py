@@ -66,7 +66,15 @@ class Library:
 
     def _tensor(self, t):
         return CTensor(
-            ctypes.sizeof(CTensor), t.address, _list(t.shape), _list(t.strides), len(t.shape), t.code, self.device_type, 0, 0
+            ctypes.sizeof(CTensor),
+            t.address,
+            _list(t.shape),
+            _list(t.strides),
+            len(t.shape),
+            t.code,
+            self.device_type,
+            0,
+            0,
         )
 
     def __call__(self, which, tensors, attributes, **execution):

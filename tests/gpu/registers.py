@@ -35,7 +35,9 @@ def main():
     kernels = {name: by_arch for name, by_arch in read(sys.stdin).items() if "tapfield" in name}
     if not kernels:
         sys.exit("no kernels in the log")
-    names = subprocess.run(["c++filt"], input="\n".join(kernels), capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["c++filt"], input="\n".join(kernels), capture_output=True, text=True, check=True
+    ).stdout
     rows = sorted(zip(map(short, names.splitlines()), kernels.values()), key=lambda row: row[0])
     archs = sorted({a for by_arch in kernels.values() for a in by_arch})
     width = max(len(name) for name, _ in rows) + 2

@@ -106,6 +106,7 @@ class _Parts:
             self.layout, strides=(1, 1, sh, sw), pads=(ph, ph, pw, pw), dilations=(1, 1, dh, dw),
             modulated=self.modulated, border=a["border"],
         )  # fmt: skip
+        self.way = dict(deterministic=operators.deterministic())
 
     def join(self, offset, mask):
         """Something like offset and mask, either absent meaning 0, as one tensor like offsets; None if both are."""
@@ -134,11 +135,54 @@ class _Parts:
         """The gradient of conv with respect to weight."""
         return conv2d_weight(y, self.weight.shape, grad, stride=self.ksize, groups=self.groups)
 
+    def samples(self):
+        return operators._forward(self.input, self.offsets, **self.attributes)
+
     def samples_grad(self, grad_y):
-        return operators._grad(grad_y, self.input, self.offsets, **self.attributes)
+        return operators._grad(grad_y, self.input, self.offsets, **self.attributes, **self.way)
 
     def samples_grad_grad(self, grad_y, input_t, offsets_t):
-        return operators._grad_grad(grad_y, self.input, self.offsets, input_t, offsets_t, **self.attributes)
+        return operators._grad_grad(
+            grad_y, self.input, self.offsets, input_t, offsets_t, **self.attributes, **self.way
+        )
+
+
+# ------ On a GPU: in whole tensors of columns
+
+
+def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):
+    a = _DEFAULTS | attributes
+    _size(input, offset, weight, mask, a)
+    parts = _Parts(input, offset, weight, mask, a)
+    out = conv2d(parts.samples(), weight, bias, stride=parts.ksize, groups=parts.groups)
+    return out.contiguous(memory_format=_order(input))
+
+
+def _backward_on_gpu(grad, input, offset, weight, mask, *, samples=True, products=True, **attributes):
+    a = _DEFAULTS | attributes
+    n, ho, wo, co = _size(input, offset, weight, mask, a)
+    require_shape("grad", grad, (n, co, ho, wo))
+    parts = _Parts(input, offset, weight, mask, a)
+    given = [input.new_empty(0)] * 4
+    if samples:
+        grad_input, grad_offsets = parts.samples_grad(parts.conv_back(grad, weight))
+        given[:2] = grad_input, parts.split(grad_offsets)[0]
+        if mask is not None:
+            given[3] = parts.split(grad_offsets)[1]
+    if products:
+        given[2] = parts.conv_weight(parts.samples(), grad)
+    return tuple(
+        g.to(like.dtype).contiguous(memory_format=_order(like)) if g.dim() == 4 else input.new_empty(0)
+        for g, like in zip(given, (input, offset, weight, mask))
+    )
+
+
+def _order(t):
+    return torch.channels_last if channels_last(t, True) else torch.contiguous_format
+
+
+LIBRARY.impl("deform_conv2d", _on_gpu, "CUDA")
+LIBRARY.impl("deform_conv2d_backward", _backward_on_gpu, "CUDA")
 
 
 def _add(a, b):
