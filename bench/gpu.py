@@ -11,6 +11,7 @@ its layout; its backward has the gradient's outputs and the mask's.
 
 import argparse
 import datetime
+import functools
 import json
 import statistics
 import sys
@@ -24,6 +25,7 @@ from library import Library  # noqa: E402
 
 CODES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 SAMPLES = 20
+PASSES = [("forward", False), ("grad", False), ("grad", True), ("grad_grad", False), ("grad_grad", True)]
 FAR = 256 << 20  # bytes that push everything else out of L2
 
 
@@ -107,7 +109,7 @@ class Bench:
 
 
 def torchvision_of(bench):
-    """(forward, backward) calls of torchvision's operator on the same sizes, or None."""
+    """Calls by (pass, deterministic) of torchvision's operator on the same sizes, or None."""
     try:
         import torchvision  # noqa: F401
     except ImportError:
@@ -134,7 +136,14 @@ def torchvision_of(bench):
     )  # fmt: skip
     y = forward()
     ones = torch.ones_like(y)
-    return forward, lambda: torch.autograd.grad(y, (x, offset, mask), ones, retain_graph=True)
+    backward = lambda: torch.autograd.grad(y, (x, offset, mask), ones, retain_graph=True)
+    return {("forward", False): forward, ("grad", False): backward}
+
+
+def copy_bandwidth(timed):
+    """Bytes read and written in a second."""
+    a, b = (torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2))
+    return 2 * a.numel() / timed(lambda: b.copy_(a))
 
 
 def main():
@@ -145,9 +154,7 @@ def main():
     parser.add_argument("--nchw", action="store_true", help="also in NCHW")
     options = parser.parse_args()
     library, timed = Library(options.library), Timer()
-    a, b = (torch.empty(1 << 30, dtype=torch.uint8, device="cuda") for _ in range(2))
-    bandwidth = 2 * a.numel() / timed(lambda: b.copy_(a))
-    del a, b
+    bandwidth = copy_bandwidth(timed)
     print(f"{torch.cuda.get_device_name()}, {datetime.date.today()}, copy {bandwidth / 1e9:.0f} GB/s")
     print(f"{'case':28}{'dtype':10}{'pass':28}{'ms':>9}{'floor ms':>10}{'x floor':>9}{'torchvision ms':>16}")
     table = json.loads((ROOT / "tests" / "cases.json").read_text(encoding="utf-8"))["cases"]
@@ -156,36 +163,27 @@ def main():
             continue
         for dtype in options.dtype:
             for nchw in (False, True) if options.nchw else (False,):
-                bench = Bench(row, getattr(torch, dtype), nchw)
-                theirs = torchvision_of(bench)
-                for which, deterministic in [
-                    ("forward", 0),
-                    ("grad", 0),
-                    ("grad", 1),
-                    ("grad_grad", 0),
-                    ("grad_grad", 1),
-                ]:
-                    tensors = bench.tensors(which)
-                    stream = torch.cuda.current_stream().cuda_stream
-                    seconds = timed(
-                        lambda: library(
-                            which, tensors, bench.attributes, deterministic=deterministic, stream=stream
-                        )
-                    )
-                    floor = sum(t.bytes for t in tensors) / bandwidth
-                    peer = {"forward": 0, "grad": 1}.get(which)
-                    peer = (
-                        f"{timed(theirs[peer]) * 1e3:16.3f}"
-                        if theirs and peer is not None and not deterministic
-                        else ""
-                    )
-                    name = which + (" deterministic" if deterministic else "") + (" NCHW" if nchw else "")
-                    print(
-                        f"{row['name']:28}{dtype:10}{name:28}{seconds * 1e3:9.3f}{floor * 1e3:10.3f}{seconds / floor:9.2f}{peer}",
-                        flush=True,
-                    )
-                del bench, theirs
+                measure(library, timed, bandwidth, Bench(row, getattr(torch, dtype), nchw), dtype)
                 torch.cuda.empty_cache()
+
+
+def measure(library, timed, bandwidth, bench, dtype):
+    """Prints a line for each pass of a case."""
+    theirs = torchvision_of(bench)
+    stream = torch.cuda.current_stream().cuda_stream
+    for which, deterministic in PASSES:
+        tensors = bench.tensors(which)
+        call = functools.partial(
+            library, which, tensors, bench.attributes, deterministic=deterministic, stream=stream
+        )
+        seconds, floor = timed(call), sum(t.bytes for t in tensors) / bandwidth
+        peer = theirs.get((which, deterministic)) if theirs else None
+        name = which + (" deterministic" if deterministic else "") + (" NCHW" if bench.nchw else "")
+        print(
+            f"{bench.row['name']:28}{dtype:10}{name:28}{seconds * 1e3:9.3f}{floor * 1e3:10.3f}{seconds / floor:9.2f}"
+            + (f"{timed(peer) * 1e3:16.3f}" if peer else ""),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

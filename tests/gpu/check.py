@@ -22,6 +22,11 @@ from memory import InPlace, OnGpu  # noqa: E402
 from oracle import Oracle  # noqa: E402
 from tolerance import check  # noqa: E402
 
+TRUTHS = {
+    "forward": lambda oracle, t: (oracle.forward(t.x),),
+    "grad": lambda oracle, t: oracle.grad(t.grad, t.x),
+    "grad_grad": lambda oracle, t: oracle.grad_grad(t.grad, t.x, t.gg_x, t.gg_offsets),
+}
 PASSES = {
     "forward": ["y"],
     "grad": ["grad_x", "grad_offsets"],
@@ -58,13 +63,8 @@ class Checker:
             for dtype in DTYPES:
                 t = case.tensors(dtype)
                 oracle = Oracle(t.x, t.offsets, **case.geometry)
-                truths = {
-                    "forward": lambda: (oracle.forward(t.x),),
-                    "grad": lambda: oracle.grad(t.grad, t.x),
-                    "grad_grad": lambda: oracle.grad_grad(t.grad, t.x, t.gg_x, t.gg_offsets),
-                }
                 for which, outputs in PASSES.items():
-                    truth = truths[which]()
+                    truth = TRUTHS[which](oracle, t)
                     for layout in LAYOUTS:
                         for deterministic in (0, 1) if which != "forward" else (0,):
                             got = self.run(which, case, t, layout, deterministic=deterministic)
@@ -88,33 +88,37 @@ class Checker:
 
     def streams(self):
         """On another stream, and captured into a graph that is replayed on new data."""
+        for deterministic in (0, 1):
+            self.stream_and_graph(deterministic)
+
+    def stream_and_graph(self, deterministic):
         import torch
 
         case = case_named("c16_g2")
         t = case.tensors(FLOAT32)
         truth = Oracle(t.x, t.offsets, **case.geometry).grad(t.grad, t.x)
-        for deterministic in (0, 1):
-            inputs, outputs = ([OnGpu(a) for a in arrays] for arrays in arguments("grad", t))
-            call = lambda: self.library(
-                "grad",
-                inputs + outputs,
-                case.attributes("NHWC"),
-                deterministic=deterministic,
-                stream=torch.cuda.current_stream().cuda_stream,
-            )
-            compare = lambda what: [check(o.numpy(), s, t.x.dtype, what) for o, s in zip(outputs, truth)]
-            with torch.cuda.stream(torch.cuda.Stream()):
-                call()
-                torch.cuda.current_stream().synchronize()
-            compare("on a stream")
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                call()
-            for o in outputs:
+        inputs, outputs = ([OnGpu(a) for a in arrays] for arrays in arguments("grad", t))
+
+        def call():
+            stream = torch.cuda.current_stream().cuda_stream
+            attributes = case.attributes("NHWC")
+            self.library("grad", inputs + outputs, attributes, deterministic=deterministic, stream=stream)
+
+        def compare(what):
+            for o, s in zip(outputs, truth):
+                check(o.numpy(), s, t.x.dtype, what)
                 o.tensor.fill_(float("nan"))
-            graph.replay()
-            torch.cuda.synchronize()
-            compare("from a graph")
+
+        with torch.cuda.stream(torch.cuda.Stream()):
+            call()
+            torch.cuda.current_stream().synchronize()
+        compare("on a stream")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            call()
+        graph.replay()
+        torch.cuda.synchronize()
+        compare("from a graph")
 
 
 def main():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """deform_conv2d, torchvision's operator: shapes without data, derivatives, vmap, autocast.
 
-Kernels: python/torch_conv2d.cpp. The second derivative and the tangents are formulas in whole tensors of columns
+Kernels: python/torch_conv2d.cpp; on a GPU, the operators of operators.py and convolutions. The second derivative and the tangents are formulas in whole tensors of columns
 (Kh*Kw times the output); the operator and its gradient work band by band.
 """
 
@@ -147,7 +147,11 @@ class _Parts:
         )
 
 
-# ------ On a GPU: in whole tensors of columns
+def _add(a, b):
+    return b if a is None else a if b is None else a + b
+
+
+# ------ On a GPU: samples of the whole batch, then PyTorch's convolutions
 
 
 def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):
@@ -155,7 +159,7 @@ def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):
     _size(input, offset, weight, mask, a)
     parts = _Parts(input, offset, weight, mask, a)
     out = conv2d(parts.samples(), weight, bias, stride=parts.ksize, groups=parts.groups)
-    return out.contiguous(memory_format=_order(input))
+    return _as(out, input)
 
 
 def _backward_on_gpu(grad, input, offset, weight, mask, *, samples=True, products=True, **attributes):
@@ -163,30 +167,26 @@ def _backward_on_gpu(grad, input, offset, weight, mask, *, samples=True, product
     n, ho, wo, co = _size(input, offset, weight, mask, a)
     require_shape("grad", grad, (n, co, ho, wo))
     parts = _Parts(input, offset, weight, mask, a)
-    given = [input.new_empty(0)] * 4
+    nothing = lambda: input.new_empty(0)
+    d_input, d_offset, d_weight, d_mask = (nothing() for _ in range(4))
     if samples:
-        grad_input, grad_offsets = parts.samples_grad(parts.conv_back(grad, weight))
-        given[:2] = grad_input, parts.split(grad_offsets)[0]
-        if mask is not None:
-            given[3] = parts.split(grad_offsets)[1]
+        d_input, d_offsets = parts.samples_grad(parts.conv_back(grad, weight))
+        d_offset, d_mask = parts.split(d_offsets)
+        d_input, d_offset = _as(d_input, input), _as(d_offset, offset)
+        d_mask = nothing() if mask is None else _as(d_mask, mask)
     if products:
-        given[2] = parts.conv_weight(parts.samples(), grad)
-    return tuple(
-        g.to(like.dtype).contiguous(memory_format=_order(like)) if g.dim() == 4 else input.new_empty(0)
-        for g, like in zip(given, (input, offset, weight, mask))
-    )
+        d_weight = _as(parts.conv_weight(parts.samples(), grad), weight)
+    return d_input, d_offset, d_weight, d_mask
 
 
-def _order(t):
-    return torch.channels_last if channels_last(t, True) else torch.contiguous_format
+def _as(t, like):
+    """t in the dtype and memory order of `like`, in memory of its own."""
+    order = torch.channels_last if channels_last(like, True) else torch.contiguous_format
+    return t.to(like.dtype).contiguous(memory_format=order)
 
 
 LIBRARY.impl("deform_conv2d", _on_gpu, "CUDA")
 LIBRARY.impl("deform_conv2d_backward", _backward_on_gpu, "CUDA")
-
-
-def _add(a, b):
-    return b if a is None else a if b is None else a + b
 
 
 # ------ Derivatives
