@@ -4,7 +4,7 @@
 #include <cstring>
 #include <string>
 
-#if TAPFIELD_CPU
+#if TAPFIELD_HAS_CPU
 #include "cpu/cpu.h"
 #endif
 #include "cuda/cuda.h"
@@ -23,7 +23,7 @@ double never_chosen(const Problem&) { return 1e300; }
 constexpr DeviceType kCpu = DeviceType::cpu, kCuda = DeviceType::cuda;
 
 constexpr Row kRows[] = {
-#if TAPFIELD_CPU
+#if TAPFIELD_HAS_CPU
     {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace,
      cpu::forward},
     {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::binned_why_not, cpu::binned_cost, cpu::binned_workspace,
@@ -96,7 +96,7 @@ const Row*& last_row() {
 
 std::vector<BackendInfo> backends() {
   return {
-#if TAPFIELD_CPU
+#if TAPFIELD_HAS_CPU
     {"cpu", "cpu", true, std::string("SIMD target ") + cpu::simd_target()},
 #else
     {"cpu", "cpu", false, "this build has no CPU kernels (TAPFIELD_CPU=OFF)"},
