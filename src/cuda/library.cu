@@ -177,6 +177,7 @@ const char* why_not(const Problem& p) {
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, p.device),
         "cudaDeviceGetAttribute");
   if (major < kLeastMajor) return "the device is older than sm_80";
+  if (p.offsets_planes[0].data) return "a layer's offsets and mask are tensors of their own";
   if (items_of_image(p) > kMostItems) return "an image with 2^31 taps, cells or 32 channels of pixels";
   return nullptr;
 }
