@@ -126,6 +126,10 @@ LOADS_AND_STORES(8)
 LOADS_AND_STORES(16)
 void __tsan_read_range(void* p, unsigned long bytes) { cuda_on_cpu::note(p, bytes, Access::load); }
 void __tsan_write_range(void* p, unsigned long bytes) { cuda_on_cpu::note(p, bytes, Access::store); }
+// A guard of a static variable: of host code.
+unsigned char __tsan_atomic8_load(const volatile unsigned char* p, int) {
+  return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
 void __tsan_vptr_update(void**, void*) {}
 void __tsan_vptr_read(void**) {}
 void __tsan_func_entry(void*) {}

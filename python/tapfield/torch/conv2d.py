@@ -155,11 +155,9 @@ def _add(a, b):
 
 
 def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):
-    a = _DEFAULTS | attributes
-    _size(input, offset, weight, mask, a)
-    parts = _Parts(input, offset, weight, mask, a)
+    parts = _Parts(input, offset, weight, mask, _DEFAULTS | attributes)
     out = conv2d(parts.samples(), weight, bias, stride=parts.ksize, groups=parts.groups)
-    return _as(out, input)
+    return _as(_forward_shape(input, offset, weight, bias, mask, **attributes), out)
 
 
 def _backward_on_gpu(grad, input, offset, weight, mask, *, samples=True, products=True, **attributes):
@@ -167,22 +165,23 @@ def _backward_on_gpu(grad, input, offset, weight, mask, *, samples=True, product
     n, ho, wo, co = _size(input, offset, weight, mask, a)
     require_shape("grad", grad, (n, co, ho, wo))
     parts = _Parts(input, offset, weight, mask, a)
-    nothing = lambda: input.new_empty(0)
-    d_input, d_offset, d_weight, d_mask = (nothing() for _ in range(4))
+    d_input = d_offset = d_weight = d_mask = None
     if samples:
         d_input, d_offsets = parts.samples_grad(parts.conv_back(grad, weight))
         d_offset, d_mask = parts.split(d_offsets)
-        d_input, d_offset = _as(d_input, input), _as(d_offset, offset)
-        d_mask = nothing() if mask is None else _as(d_mask, mask)
     if products:
-        d_weight = _as(parts.conv_weight(parts.samples(), grad), weight)
-    return d_input, d_offset, d_weight, d_mask
+        d_weight = parts.conv_weight(parts.samples(), grad)
+    like = _backward_shape(
+        grad, input, offset, weight, mask, samples=samples, products=products, **attributes
+    )
+    return tuple(map(_as, like, (d_input, d_offset, d_weight, d_mask)))
 
 
-def _as(t, like):
-    """t in the dtype and memory order of `like`, in memory of its own."""
-    order = torch.channels_last if channels_last(like, True) else torch.contiguous_format
-    return t.to(like.dtype).contiguous(memory_format=order)
+def _as(out, t):
+    """t, or nothing, in the dtype and memory order of `out`, which has no values yet."""
+    if t is None:
+        return out
+    return t if (t.dtype, t.stride()) == (out.dtype, out.stride()) else out.copy_(t)
 
 
 LIBRARY.impl("deform_conv2d", _on_gpu, "CUDA")
