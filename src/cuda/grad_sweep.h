@@ -94,7 +94,7 @@ struct GradSweepShared {
 
 // A team: a strip of a row of cells, a piece of the channels. Its lanes locate a tap each, then walk them.
 template <class T, int V, class Index, int kDerivative>
-__global__ void __launch_bounds__(kMaxThreads) sweep_kernel(GradSweepArguments<T, Index> a) {
+__global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSweepArguments<T, Index> a) {
   using F = Compute<T>;
   constexpr int kDots = 4 * kDerivative;
   const GradSweepShared<F, Index, kDerivative> shared(static_cast<int>(blockDim.x));

@@ -155,7 +155,8 @@ __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Inde
 }
 
 template <class T, int V, class Index, int kDerivative>
-__global__ void __launch_bounds__(kMaxThreads) grad_tiles_kernel(GradTilesArguments<T, Index> a) {
+__global__ void __launch_bounds__(kMaxThreads, kLeastBlocks)
+    grad_tiles_kernel(GradTilesArguments<T, Index> a) {
   using F = Compute<T>;
   const Tile<Index> tile(a.tile);
   const GradTilesShared<F, Index, kDerivative> shared(tile.size(), a.tile.groups, a.torus, a.channels,

@@ -10,6 +10,10 @@ namespace tapfield::cuda {
 // At most this many threads are in a block, whatever Tuning says: kernels are compiled for it.
 constexpr int kMaxThreads = 128;
 
+// Blocks that an SM shall have room for, at least, where a kernel walks taps: 3 of 128 threads leave 168
+// registers to each. Without a word ptxas spills some bytes to fit a fourth or ninth.
+constexpr int kLeastBlocks = 3;
+
 // Terms that one register sums before they are passed on: sums of 64 terms of one sign are off by some 0.6
 // eps (0.08 sqrt(n)), and passing on a sum costs as much as half a tap.
 constexpr int kTerms = 64;

@@ -25,15 +25,16 @@ function(add_mutant target file name old new caught_as)
 endfunction()
 
 add_mutant(barrier_removed grad_tiles.h grad
-  "  __syncthreads();\n  walk_tile" "  walk_tile" "races with a .* in shared memory")
+  "  __syncthreads();\n  walk_tile" "  walk_tile" "races with a .* in shared memory|assert i >= 0")
 add_mutant(atomic_made_plain grad_tiles.h grad
-  "add_atomically(grad_x.at(h, w, c), sums)" "add<F, V>(grad_x.at(h, w, c), sums)" "races with a .* in global memory")
+  "add_atomically(grad_x.at(h, w, c), sums)" "tapfield::cuda::add<F, V>(grad_x.at(h, w, c), sums)"
+  "races with a .* in global memory")
 add_mutant(mask_too_small device.h grad
-  "v[i] = kept + __shfl_xor_sync(kAllLanes" "v[i] = kept + __shfl_xor_sync(0xffffu" "a lane is not in the mask")
+  "v[i] = kept + __shfl_xor_sync(kAllLanes" "v[i] = kept + __shfl_xor_sync(0xffffu" "a lane is not in the mask|a shuffle reads from a lane that its mask does not name")
 add_mutant(warp_sync_removed grad_sweep.h grad
   "    __syncwarp();\n    Raw" "    Raw" "races with a .* in shared memory")
 add_mutant(barrier_in_a_branch copy.cu copy
-  "  __syncthreads();\n\n" "  if (warp == 0) __syncthreads();\n\n" "barrier")
+  "  __syncthreads();\n\n" "  if (warp == 0) __syncthreads();\n\n" "the barrier of line|races with a .* in shared memory")
 add_mutant(shuffle_in_a_branch grad_tiles.h grad
   "const Held held = sum_over_team(team, dots);" "if (!has_tap) break;\n      const Held held = sum_over_team(team, dots);"
   "a lane waits for others|lanes of one mask wait|a mask names a lane")

@@ -151,9 +151,7 @@ TEST_P(CudaRow, GivesTheSameBitsInAnyOrderIfDeterministic) {
       cuda_on_cpu::options() = {kOrders[seed % 3], seed};
       call.run(e);
       const bool same = call.bytes() == want;
-      if (deterministic(*GetParam())) {
-        EXPECT_TRUE(same);
-      }
+      if (deterministic(*GetParam())) { EXPECT_TRUE(same); }
       differ |= !same;
     }
   });
@@ -191,9 +189,7 @@ TEST_P(CudaRow, TakesImagesInSlices) {
     cuda::tuning().scratch_bytes = 1;
     call.run(e);
     EXPECT_EQ(call.bytes(), want);
-    if (all) {
-      EXPECT_LT(call.workspace(e), all);
-    }
+    if (all) { EXPECT_LT(call.workspace(e), all); }
   }
 }
 
