@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """deform_conv2d's way on a GPU, from samples and convolutions: on the CPU, where it must give what the kernels give.
-And on a GPU, where there is one."""
+And on a GPU, where there is one that tapfield was built for (`pip install .` where nvcc is, not ./dev's build)."""
 
 import pytest
+import tapfield
 import torch
 from tapfield.torch import conv2d, deformable_offsets
 
@@ -35,6 +36,10 @@ def test_samples_and_convolutions_are_the_kernels(layer, channels_last):
         assert_near(got, want, terms(layer))
 
 
+CUDA = next(b for b in tapfield.backends() if b.name == "cuda")
+
+
+@pytest.mark.skipif(not CUDA.available, reason=CUDA.reason)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch can use")
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_on_a_gpu(deterministic):
