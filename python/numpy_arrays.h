@@ -148,15 +148,17 @@ nb::object capsule_of(const char* name, nb::handle h, tapfield::Device* where) {
     else if (number != kCpu && number != kCudaHost && number != kRocmHost)
       value_error(string(name) + " must be on the CPU or a CUDA GPU but is on DLPack's device " +
                   shown(type));
-    nb::dict how;
-    if (cuda) how["stream"] = 1;
+    const auto ask = [&](bool versioned) {
+      nb::dict how;
+      if (cuda) how["stream"] = 1;
+      if (versioned) how["max_version"] = nb::make_tuple(1, 0);
+      return nb::object(dlpack(**how));
+    };
     try {
-      nb::dict newer(how);
-      newer["max_version"] = nb::make_tuple(1, 0);
-      capsule = dlpack(**newer);
+      capsule = ask(true);
     } catch (nb::python_error& e) {
       if (!e.matches(PyExc_TypeError)) throw;
-      capsule = dlpack(**how);
+      capsule = ask(false);
     }
   } catch (nb::python_error& e) {
     if (!e.matches(PyExc_Exception) || e.matches(PyExc_MemoryError)) throw;
