@@ -73,7 +73,7 @@ struct DLManagedTensorVersioned {  // in a capsule named "dltensor_versioned"
   DLTensor tensor;
 };
 enum : std::uint8_t { kFloat = 2, kBFloat = 4 };
-enum : std::int32_t { kCpu = 1, kCudaHost = 3, kRocmHost = 11 };
+enum : std::int32_t { kCpu = 1, kCuda = 2, kCudaHost = 3, kRocmHost = 11, kCudaManaged = 13 };
 
 int bfloat16_number = 0;  // NumPy's number of ml_dtypes.bfloat16
 
@@ -129,20 +129,36 @@ DLTensor* tensor_in(const char* name, PyObject* capsule, bool* read_only) {
   return &m->tensor;
 }
 
-// Asks for DLPack 1, whose capsules can be read-only; what knows only the older one is asked again.
-nb::object capsule_of(const char* name, nb::handle h) {
+// Asks for DLPack 1, whose capsules can be read-only; what knows only the older one is asked again. A GPU's
+// array shall be ready on the default stream (1 in DLPack), on which the kernels are queued.
+nb::object capsule_of(const char* name, nb::handle h, tapfield::Device* where) {
   nb::object capsule;
   try {
-    const nb::object dlpack = h.attr("__dlpack__"), device = h.attr("__dlpack_device__")()[0];
-    const auto type = PyLong_AsLong(device.ptr());
-    if (PyErr_Occurred()) throw nb::python_error();
-    if (type != kCpu && type != kCudaHost && type != kRocmHost)
-      value_error(string(name) + " must be on the CPU but is on DLPack's device " + shown(device));
+    const nb::object dlpack = h.attr("__dlpack__"), device = h.attr("__dlpack_device__")();
+    const auto integer = [](const nb::object& o) {
+      const auto value = PyLong_AsLong(o.ptr());
+      if (PyErr_Occurred()) throw nb::python_error();
+      return value;
+    };
+    const nb::object type = device[0], index = device[1];
+    const auto number = integer(type);
+    const bool cuda = number == kCuda || number == kCudaManaged;
+    if (cuda)
+      *where = {tapfield::DeviceType::cuda, static_cast<std::int32_t>(integer(index))};
+    else if (number != kCpu && number != kCudaHost && number != kRocmHost)
+      value_error(string(name) + " must be on the CPU or a CUDA GPU but is on DLPack's device " +
+                  shown(type));
+    const auto ask = [&](bool versioned) {
+      nb::dict how;
+      if (cuda) how["stream"] = 1;
+      if (versioned) how["max_version"] = nb::make_tuple(1, 0);
+      return nb::object(dlpack(**how));
+    };
     try {
-      capsule = dlpack("max_version"_a = nb::make_tuple(1, 0));
+      capsule = ask(true);
     } catch (nb::python_error& e) {
       if (!e.matches(PyExc_TypeError)) throw;
-      capsule = dlpack();
+      capsule = ask(false);
     }
   } catch (nb::python_error& e) {
     if (!e.matches(PyExc_Exception) || e.matches(PyExc_MemoryError)) throw;
@@ -156,8 +172,9 @@ Array from_dlpack(const char* name, nb::handle h) {
   if (nb::getattr(h, "requires_grad", nb::none()).ptr() == Py_True)
     value_error(string(name) +
                 " must not require grad: use tapfield.torch, which is differentiable, or its .detach()");
-  Array out{{}, capsule_of(name, h)};
+  Array out;
   Tensor& t = out.tensor;
+  out.owner = capsule_of(name, h, &t.device);
   const DLTensor* d = tensor_in(name, out.owner.ptr(), &t.read_only);
   if (!d)
     type_error(string(name) + " must give a DLPack capsule from __dlpack__ but gives " + kind(out.owner));

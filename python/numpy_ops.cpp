@@ -101,6 +101,7 @@ struct Call {
 nb::tuple like_y(const nb::args& args) {
   const Call c({"x", "offsets"}, args);
   Tensor y(static_cast<void*>(nullptr), c[0].dtype, c[0].shape);
+  y.device = c[0].device;
   if (y.shape.size() == 4) {
     int64_t *h = &y.shape[std::strcmp(c.attributes.data_format, "NCHW") ? 1 : 2], *w = h + 1;
     const auto [ho, wo] = tapfield::output_size({*h, *w}, c.attributes);

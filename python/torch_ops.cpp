@@ -4,6 +4,9 @@
 // without data and vmap are registered in Python (tapfield/torch/operators.py). tapfield::deform_conv2d:
 // torch_conv2d.cpp.
 //
+// CUDA tensors take the same way, to the backend that tapfield loads for them. `deterministic`: the schedule
+// that gives the same bits on every run; the CPU always does.
+//
 // Outputs are new and dense, in the memory order (channels_last or not) of the input that they are like.
 #include <climits>
 #include <cstring>
@@ -35,6 +38,7 @@ bool is_nchw(const Attributes& a) { return !std::strcmp(a.data_format, "NCHW"); 
 // cannot run.
 std::array<int64_t, 4> y_size(const Tensor& x, const Tensor& offsets, const Attributes& a) {
   Tensor y(static_cast<void*>(nullptr), x.dtype, x.shape);
+  y.device = x.device;
   if (y.shape.size() == 4) {
     int64_t *h = &y.shape[is_nchw(a) ? 2 : 1], *w = h + 1;
     const auto [ho, wo] = output_size({*h, *w}, a);
@@ -58,17 +62,16 @@ TorchTensor deformable_offsets(const TorchTensor& x, const TorchTensor& offsets,
     const Tensor x_view = view("x", x), offsets_view = view("offsets", offsets);
     const auto size = y_size(x_view, offsets_view, a);
     TorchTensor y = empty(x, x.scalar_type(), size, is_nchw(a), channels_last(x, is_nchw(a)));
-    tapfield::deformable_offsets(x_view, offsets_view, a, view("y", y, true), execution(y.numel()));
+    run_on_device_of(x, y.numel(), false, tapfield::deformable_offsets, x_view, offsets_view, a,
+                     view("y", y, true));
     return y;
   });
 }
 
-std::tuple<TorchTensor, TorchTensor> deformable_offsets_grad(const TorchTensor& grad, const TorchTensor& x,
-                                                             const TorchTensor& offsets, const Ivalues& ksize,
-                                                             const Ivalues& strides, const Ivalues& pads,
-                                                             const Ivalues& dilations,
-                                                             const std::string& data_format, int64_t groups,
-                                                             bool modulated, const std::string& border) {
+std::tuple<TorchTensor, TorchTensor> deformable_offsets_grad(
+    const TorchTensor& grad, const TorchTensor& x, const TorchTensor& offsets, const Ivalues& ksize,
+    const Ivalues& strides, const Ivalues& pads, const Ivalues& dilations, const std::string& data_format,
+    int64_t groups, bool modulated, const std::string& border, bool deterministic) {
   return guarded([&] {
     const Attributes a =
         attributes_of(ksize, strides, pads, dilations, data_format, groups, modulated, border);
@@ -76,8 +79,8 @@ std::tuple<TorchTensor, TorchTensor> deformable_offsets_grad(const TorchTensor& 
                  offsets_view = view("offsets", offsets);
     y_size(x_view, offsets_view, a);
     TorchTensor grad_x = empty_like(x, is_nchw(a)), grad_offsets = empty_like(offsets, is_nchw(a));
-    tapfield::deformable_offsets_grad(grad_view, x_view, offsets_view, a, view("grad_x", grad_x, true),
-                                      view("grad_offsets", grad_offsets, true), execution(grad.numel()));
+    run_on_device_of(x, grad.numel(), deterministic, tapfield::deformable_offsets_grad, grad_view, x_view,
+                     offsets_view, a, view("grad_x", grad_x, true), view("grad_offsets", grad_offsets, true));
     return std::tuple(grad_x, grad_offsets);
   });
 }
@@ -86,7 +89,8 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor> deformable_offsets_grad_grad(
     const TorchTensor& grad, const TorchTensor& x, const TorchTensor& offsets,
     const std::optional<TorchTensor>& gg_x, const std::optional<TorchTensor>& gg_offsets,
     const Ivalues& ksize, const Ivalues& strides, const Ivalues& pads, const Ivalues& dilations,
-    const std::string& data_format, int64_t groups, bool modulated, const std::string& border) {
+    const std::string& data_format, int64_t groups, bool modulated, const std::string& border,
+    bool deterministic) {
   return guarded([&] {
     const Attributes a =
         attributes_of(ksize, strides, pads, dilations, data_format, groups, modulated, border);
@@ -98,9 +102,9 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor> deformable_offsets_grad_grad(
     const bool nchw = is_nchw(a);
     TorchTensor grad_grad = empty(grad, grad.scalar_type(), size, nchw, channels_last(grad, nchw));
     TorchTensor grad_x = empty_like(x, nchw), grad_offsets = empty_like(offsets, nchw);
-    tapfield::deformable_offsets_grad_grad(grad_view, x_view, offsets_view, gg_x_view, gg_offsets_view, a,
-                                           view("grad_grad", grad_grad, true), view("grad_x", grad_x, true),
-                                           view("grad_offsets", grad_offsets, true), execution(grad.numel()));
+    run_on_device_of(x, grad.numel(), deterministic, tapfield::deformable_offsets_grad_grad, grad_view,
+                     x_view, offsets_view, gg_x_view, gg_offsets_view, a, view("grad_grad", grad_grad, true),
+                     view("grad_x", grad_x, true), view("grad_offsets", grad_offsets, true));
     return std::tuple(grad_grad, grad_x, grad_offsets);
   });
 }
@@ -111,18 +115,24 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor> deformable_offsets_grad_grad(
   "*, int[] ksize, int[] strides, int[] pads, int[] dilations=[1, 1, 1, 1], str data_format=\"NHWC\", " \
   "int deformable_groups=1, bool modulated=True, str border=\"open\""
 
+#define GRADIENTS ATTRIBUTES ", bool deterministic=False"
+
 STABLE_TORCH_LIBRARY(tapfield, m) {
   m.def("deformable_offsets(Tensor x, Tensor offsets, " ATTRIBUTES ") -> Tensor");
-  m.def("deformable_offsets_grad(Tensor grad, Tensor x, Tensor offsets, " ATTRIBUTES ") -> (Tensor, Tensor)");
+  m.def("deformable_offsets_grad(Tensor grad, Tensor x, Tensor offsets, " GRADIENTS ") -> (Tensor, Tensor)");
   m.def(
       "deformable_offsets_grad_grad(Tensor grad, Tensor x, Tensor offsets, Tensor? gg_x, Tensor? "
-      "gg_offsets, " ATTRIBUTES ") -> (Tensor, Tensor, Tensor)");
+      "gg_offsets, " GRADIENTS ") -> (Tensor, Tensor, Tensor)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(tapfield, CPU, m) {
+template <class Library>
+void implement(Library& m) {
   m.impl("deformable_offsets", TORCH_BOX(&deformable_offsets));
   m.impl("deformable_offsets_grad", TORCH_BOX(&deformable_offsets_grad));
   m.impl("deformable_offsets_grad_grad", TORCH_BOX(&deformable_offsets_grad_grad));
 }
+
+STABLE_TORCH_LIBRARY_IMPL(tapfield, CPU, m) { implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(tapfield, CUDA, m) { implement(m); }
 
 }  // namespace tapfield::torch_door

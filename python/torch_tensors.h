@@ -3,6 +3,7 @@
 // and torch_conv2d.cpp share. Errors are std::runtime_error, which PyTorch makes a RuntimeError.
 #pragma once
 
+#include <dlfcn.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -52,6 +53,7 @@ inline Tensor view(const char* name, const TorchTensor& t, bool output = false) 
   Tensor v(output ? t.mutable_data_ptr() : const_cast<void*>(t.const_data_ptr()), dtype_of(name, t),
            Ints(t.sizes().data(), t.dim()), Ints(t.strides().data(), t.dim()));
   v.read_only = !output;
+  if (t.is_cuda()) v.device = {DeviceType::cuda, t.get_device_index()};
   return v;
 }
 
@@ -118,6 +120,37 @@ inline Execution execution(int64_t work) {
   e.threads = work < (1 << 16) ? 1 : static_cast<int>(::torch::stable::get_num_threads());
   e.parallel_for = &parallel_for;
   return e;
+}
+
+// The stream that PyTorch has made current on a GPU. Asked of PyTorch's CUDA library where that is loaded: a
+// PyTorch without CUDA has none to link with.
+inline void* current_stream(std::int32_t device) {
+  using Get = AOTITorchError(std::int32_t, void**);
+  static Get* const get = [] {
+    void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+    return library ? reinterpret_cast<Get*>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+  }();
+  if (!get) refuse("this PyTorch has no CUDA streams: libtorch_cuda.so is not loaded");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(get(device, &stream));
+  return stream;
+}
+
+// run(arguments..., execution) on x's device: on PyTorch's threads, or queued on its current stream with
+// scratch from its allocator. That gives the scratch to later work of the same stream alone, so it may be
+// handed back while the kernels are still to run.
+template <class Run, class... Arguments>
+void run_on_device_of(const TorchTensor& x, int64_t work, bool deterministic, const Run& run,
+                      const Arguments&... arguments) {
+  if (!x.is_cuda()) return run(arguments..., execution(work));
+  Execution e;
+  e.stream = current_stream(x.get_device_index());
+  e.deterministic = deterministic;
+  e.workspace_bytes = workspace_size(arguments..., e);
+  const TorchTensor scratch =
+      ::torch::stable::new_empty(x, {static_cast<int64_t>(e.workspace_bytes)}, ScalarType::Byte);
+  if (e.workspace_bytes) e.workspace = scratch.mutable_data_ptr();
+  run(arguments..., e);
 }
 
 // f(); its errors become std::runtime_error with the same text.

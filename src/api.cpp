@@ -11,20 +11,31 @@ namespace tapfield {
 void run(const Problem& p, DeviceType device, const Execution& execution) {
   const Row& row = choose(p, device, execution.backend);
   const Workers workers(execution, p.y_elements());
-  const Scratch scratch(p.n ? row.workspace(p, workers.slots()) : 0, execution);
+  // Scratch on a GPU that the caller does not give is the backend's own.
+  const bool mine = row.device == DeviceType::cpu || execution.workspace;
+  const Scratch scratch(p.n && mine ? row.workspace(p, workers.slots()) : 0, execution);
   last_row() = &row;
   if (p.n) row.run(p, workers, scratch.block());
 }
 
 namespace {
 
+Problem problem_of(Pass pass, const Arguments& arguments, const Attributes& attributes,
+                   const Execution& execution, bool with_data) {
+  Problem p = make_problem(pass, arguments, attributes, with_data);
+  p.device = arguments.x->device.index, p.stream = execution.stream,
+  p.deterministic = execution.deterministic;
+  return p;
+}
+
 void run(Pass pass, const Arguments& arguments, const Attributes& attributes, const Execution& execution) {
-  run(make_problem(pass, arguments, attributes, /*with_data=*/true), arguments.x->device.type, execution);
+  run(problem_of(pass, arguments, attributes, execution, /*with_data=*/true), arguments.x->device.type,
+      execution);
 }
 
 std::size_t measure(Pass pass, const Arguments& arguments, const Attributes& attributes,
                     const Execution& execution) {
-  const Problem p = make_problem(pass, arguments, attributes, /*with_data=*/false);
+  const Problem p = problem_of(pass, arguments, attributes, execution, /*with_data=*/false);
   const Row& row = choose(p, arguments.x->device.type, execution.backend);
   return p.n ? row.workspace(p, Workers(execution, p.y_elements()).slots()) : 0;
 }

@@ -4,7 +4,10 @@
 #include <cstring>
 #include <string>
 
+#if TAPFIELD_HAS_CPU
 #include "cpu/cpu.h"
+#endif
+#include "cuda/cuda.h"
 #include "reference.h"
 
 namespace tapfield {
@@ -17,9 +20,10 @@ const char* whole_tensors(const Problem& p) {
 // Only when asked for by name.
 double never_chosen(const Problem&) { return 1e300; }
 
-constexpr DeviceType kCpu = DeviceType::cpu;
+constexpr DeviceType kCpu = DeviceType::cpu, kCuda = DeviceType::cuda;
 
 constexpr Row kRows[] = {
+#if TAPFIELD_HAS_CPU
     {"cpu.rows", "cpu", kCpu, Pass::forward, cpu::too_wide, cpu::forward_cost, cpu::forward_workspace,
      cpu::forward},
     {"cpu.binned", "cpu", kCpu, Pass::grad, cpu::binned_why_not, cpu::binned_cost, cpu::binned_workspace,
@@ -30,6 +34,18 @@ constexpr Row kRows[] = {
      cpu::binned},
     {"cpu.windows", "cpu", kCpu, Pass::grad_grad, cpu::windowed_why_not, cpu::windowed_cost,
      cpu::windowed_workspace, cpu::windowed},
+#endif
+
+    {"cuda.tiles", "cuda", kCuda, Pass::forward, cuda::why_not, cuda::tiles_cost, cuda::forward_workspace,
+     cuda::forward},
+    {"cuda.tiles", "cuda", kCuda, Pass::grad, cuda::tiles_why_not, cuda::tiles_cost,
+     cuda::grad_tiles_workspace, cuda::grad_tiles},
+    {"cuda.sweep", "cuda", kCuda, Pass::grad, cuda::why_not, cuda::sweep_cost, cuda::grad_sweep_workspace,
+     cuda::grad_sweep},
+    {"cuda.tiles", "cuda", kCuda, Pass::grad_grad, cuda::tiles_why_not, cuda::tiles_cost,
+     cuda::grad_grad_tiles_workspace, cuda::grad_grad_tiles},
+    {"cuda.sweep", "cuda", kCuda, Pass::grad_grad, cuda::why_not, cuda::sweep_cost,
+     cuda::grad_grad_sweep_workspace, cuda::grad_grad_sweep},
 
     {"reference.values", "reference", kCpu, Pass::forward, whole_tensors, never_chosen, reference::workspace,
      reference::forward},
@@ -80,10 +96,14 @@ const Row*& last_row() {
 
 std::vector<BackendInfo> backends() {
   return {
-      {"cpu", "cpu", true, std::string("SIMD target ") + cpu::simd_target()},
-      {"reference", "cpu", true, "plain loops in double, to read and to check against; runs only when named"},
-      {"cuda", "cuda", false, "this build has no CUDA backend"},
-      {"ascend", "ascend", false, "this build has no Ascend backend"},
+#if TAPFIELD_HAS_CPU
+    {"cpu", "cpu", true, std::string("SIMD target ") + cpu::simd_target()},
+#else
+    {"cpu", "cpu", false, "this build has no CPU kernels (TAPFIELD_CPU=OFF)"},
+#endif
+        {"reference", "cpu", true,
+         "plain loops in double, to read and to check against; runs only when named"},
+        cuda::info(), {"ascend", "ascend", false, "this build has no Ascend backend"},
   };
 }
 

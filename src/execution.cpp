@@ -3,6 +3,8 @@
 // workers are gone) a parallel-for starts std::threads for its length.
 #include "execution.h"
 
+#include "cuda/cuda.h"
+
 #include <pthread.h>
 #include <sched.h>
 
@@ -117,6 +119,16 @@ Kept& kept() {
 
 void free_block(void* block) { ::operator delete (block, std::align_val_t{Carver::kAlign}); }
 
+void free_kept() {
+  Kept& k = kept();
+  std::vector<std::pair<void*, std::size_t>> blocks;
+  {
+    const std::lock_guard lock(k.mutex);
+    blocks.swap(k.free);
+  }
+  for (const auto& [block, bytes] : blocks) free_block(block);
+}
+
 }  // namespace
 
 Workers::Workers(const Execution& e, std::int64_t work)
@@ -171,7 +183,7 @@ Scratch::Scratch(std::size_t bytes, const Execution& e) {
     }
     k.free.reserve(k.free.size() + 1);
   }
-  release_scratch();  // what is free is too small: it would only add up
+  free_kept();  // what is free is too small: it would only add up
   block_ = ::operator new (bytes, std::align_val_t{Carver::kAlign});
   owned_bytes_ = bytes;
 }
@@ -186,13 +198,8 @@ Scratch::~Scratch() {
 }
 
 void release_scratch() {
-  Kept& k = kept();
-  std::vector<std::pair<void*, std::size_t>> blocks;
-  {
-    const std::lock_guard lock(k.mutex);
-    blocks.swap(k.free);
-  }
-  for (const auto& [block, bytes] : blocks) free_block(block);
+  free_kept();
+  cuda::release_scratch();
 }
 
 void set_num_threads(int n) {

@@ -62,6 +62,11 @@ struct Problem {
   // along W, along H, mask. Absent: they are those of offsets, of grad_offsets.
   View offsets_planes[3], grad_offsets_planes[3];
 
+  // how: CUDA alone looks at these
+  std::int32_t device = 0;
+  void* stream = nullptr;
+  bool deterministic = false;
+
   std::int64_t planes() const { return modulated ? 3 : 2; }
   std::int64_t taps() const { return kh * kw; }            // per group
   std::int64_t lanes() const { return groups * kh * kw; }  // taps of one output pixel; one plane of offsets

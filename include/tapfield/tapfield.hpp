@@ -11,6 +11,8 @@
 // Scratch is taken from Execution::workspace or kept by the library between calls (release_scratch frees it):
 // at most 64 bytes per tap of one image (96 in float64) + 8 bytes per element of one image's x + 16 MiB
 // per thread; + 35% of one image's grad when channels are not adjacent in memory.
+// On CUDA tensors a call queues its work on Execution::stream and returns, and a CUDA function that fails is
+// a std::runtime_error; docs/cuda.md.
 #pragma once
 
 #include <array>

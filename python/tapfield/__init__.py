@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeformableOffsets, its gradient and its second derivative, on the CPU.
+"""DeformableOffsets, its gradient and its second derivative.
 
 The operators are defined in docs/operators.md. Below, shapes are NHWC; with data_format="NCHW" the channel
 axis comes second in every tensor. N is the batch, C the channels, G = deformable_groups, Kh and Kw the
@@ -18,7 +18,8 @@ Attributes, the same for all operators:
     backend            forces one by its name in backends(), e.g. "reference"; None: the fastest
 
 Arrays are NumPy's, or any that speaks DLPack 1.0 on the CPU; the results are of the library that x is of
-(NumPy where that has no from_dlpack). Inputs may have any strides (also negative or 0) and be read-only; they
+(NumPy where that has no from_dlpack). On a CUDA GPU they are CuPy's, or of a library with its empty_like; the work is
+queued on the default stream. PyTorch's: tapfield.torch. Inputs may have any strides (also negative or 0) and be read-only; they
 are read in place. `out` takes arrays to write into, which are returned; otherwise results are new and dense.
 
 Errors: ValueError, TypeError for a dtype or an argument of the wrong kind, MemoryError. The message names the
@@ -49,6 +50,7 @@ __version__ = _core.version
 
 # By the library's dtype codes.
 _DTYPES = tuple(np.dtype(t) for t in (np.float16, ml_dtypes.bfloat16, np.float32, np.float64))
+_ON_CUDA = (2, 13)  # DLPack's devices: memory of a GPU, managed memory
 
 
 def deformable_offsets(
@@ -78,7 +80,7 @@ def deformable_offsets(
     Attributes and errors: help(tapfield).
     """
     attributes = (ksize, strides, pads, dilations, data_format, deformable_groups, modulated, border)
-    y = _empty(_core.like_y(x, offsets, attributes, backend)) if out is None else out
+    y = _empty(x, _core.like_y(x, offsets, attributes, backend)) if out is None else out
     _core.deformable_offsets(x, offsets, y, attributes, backend)
     return y if out is not None else _given_back(x, y)
 
@@ -223,16 +225,24 @@ def _dtype(name, given):
     raise TypeError(f"{name} must be a dtype but is {given!r}")
 
 
-def _empty(like, dtype=None):
+def _empty(beside, like, dtype=None):
+    """A new array like (shape, code of the dtype): NumPy's, or on a GPU if `beside` is, of its library."""
     shape, code = like
-    return np.empty(shape, dtype or _DTYPES[code])
+    dtype = dtype or _DTYPES[code]
+    if isinstance(beside, np.ndarray) or beside.__dlpack_device__()[0] not in _ON_CUDA:
+        return np.empty(shape, dtype)
+    library = namespace_of(beside)
+    try:
+        return library.empty_like(beside, dtype=dtype, order="C", shape=shape)
+    except TypeError as error:
+        raise TypeError(f"out is required for arrays of {library.__name__} on a GPU: {error}") from error
 
 
 def _outputs(out, *wanted):
     """The arrays to write: those of out, else new ones. wanted: (name, name and array it is like, dtype)."""
     if out is None:
         return tuple(
-            _empty(_core.like(like, array), dtype and _dtype(name + "_dtype", dtype))
+            _empty(array, _core.like(like, array), dtype and _dtype(name + "_dtype", dtype))
             for name, like, array, dtype in wanted
         )
     names = ", ".join(name for name, *_ in wanted)
@@ -259,7 +269,8 @@ class _BFloat16:
 
 
 def _given_back(x, *arrays):
-    """The arrays, as arrays of x's library; one alone without its tuple."""
-    if not isinstance(x, np.ndarray) and (library := namespace_of(x)) is not np:
+    """The arrays, as arrays of x's library, which those on a GPU are; one alone without its tuple."""
+    ours = isinstance(arrays[0], np.ndarray) and not isinstance(x, np.ndarray)
+    if ours and (library := namespace_of(x)) is not np:
         arrays = tuple(library.from_dlpack(_BFloat16(a) if a.dtype == _DTYPES[1] else a) for a in arrays)
     return arrays[0] if len(arrays) == 1 else arrays

@@ -239,10 +239,12 @@ std::vector<Case> execution_cases() {
          c.execution.workspace = c.slot(9) + 32, c.execution.workspace_bytes = Call::kRoom - 32;
        },
        "execution.workspace must be aligned to 64 bytes but is not"},
-      {"backend_unknown", F, [](Call& c) { c.execution.backend = "cuda"; },
-       "execution.backend must be one of cpu, reference, reference.magnitudes but is \"cuda\""},
+      {"backend_unknown", F, [](Call& c) { c.execution.backend = "gpu"; },
+       "execution.backend must be one of cpu, cuda, reference, reference.magnitudes but is \"gpu\""},
       {"backend_empty", F, [](Call& c) { c.execution.backend = ""; },
-       "execution.backend must be one of cpu, reference, reference.magnitudes but is \"\""},
+       "execution.backend must be one of cpu, cuda, reference, reference.magnitudes but is \"\""},
+      {"backend_of_another_device", F, [](Call& c) { c.execution.backend = "cuda"; },
+       "no backend can run this call: cuda.tiles: the tensors are on another device"},
   };
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# The shared library exports what its headers declare, and nothing else. In: NM, LIBRARY.
+# The shared library exports what its headers declare, and nothing else; of CUDA it needs nothing. In: NM, LIBRARY.
 execute_process(COMMAND ${NM} -DC --defined-only ${LIBRARY}
   OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
 string(REPLACE "\n" ";" symbols "${symbols}")
@@ -23,4 +23,9 @@ if(others)
 endif()
 if(seen LESS 25)
   message(FATAL_ERROR "only ${seen} symbols are exported")
+endif()
+
+execute_process(COMMAND ${NM} -D --undefined-only ${LIBRARY} OUTPUT_VARIABLE needed COMMAND_ERROR_IS_FATAL ANY)
+if(NOT needed MATCHES " dlopen" OR needed MATCHES " cu(da)?[A-Z]")
+  message(FATAL_ERROR "CUDA is to be loaded, not linked:\n${needed}")
 endif()

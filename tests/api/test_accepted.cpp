@@ -272,9 +272,14 @@ TEST(Backends, SayWhatIsHere) {
   EXPECT_TRUE(cpu);
 }
 
+// CUDA's library is asked for, and the answer is in the refusal.
 TEST(Backends, RefuseTensorsOfADeviceThatNoneRuns) {
-  for (const BackendInfo& b : backends())
-    if (b.device == "cuda" && b.available) GTEST_SKIP() << "this build has a CUDA backend";
+  std::string why_not_cuda;
+  for (const BackendInfo& b : backends()) {
+    if (b.name != "cuda") continue;
+    if (b.available) GTEST_SKIP() << "this machine has " << b.reason;
+    why_not_cuda = "cuda.tiles: " + b.reason;
+  }
   Call call(TAPFIELD_FORWARD);
   for (Tensor* t : call.tensors()) t->device = {DeviceType::cuda, 0};
   const auto before = call.arena;
@@ -282,6 +287,7 @@ TEST(Backends, RefuseTensorsOfADeviceThatNoneRuns) {
     const Outcome outcome = call.run(via);
     EXPECT_EQ(outcome.status, TAPFIELD_INVALID_ARGUMENT);
     EXPECT_NE(outcome.message.find("no backend can run this call"), std::string::npos) << outcome.message;
+    EXPECT_NE(outcome.message.find(why_not_cuda), std::string::npos) << outcome.message;
     EXPECT_NE(outcome.message.find("the tensors are on another device"), std::string::npos)
         << outcome.message;
   }

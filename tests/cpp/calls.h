@@ -31,6 +31,7 @@ class Call {
   const Case& c;
   Pass pass;
   bool nchw;
+  Device device;  // of all tensors
   Attributes attributes;
   GuardedTensor x, offsets, grad, gg_x, gg_offsets;  // inputs of all passes
   std::vector<std::unique_ptr<GuardedTensor>>
@@ -60,29 +61,34 @@ class Call {
     add(c.offsets_shape(), t.grad_offsets, r.grad_offsets);
   }
 
+  Tensor view(const GuardedTensor& t) const {
+    Tensor v = t.view();
+    v.device = device;
+    return v;
+  }
+
   void run(const Execution& e) {
     for (auto& o : outputs) o->poison();
     switch (pass) {
-      case Pass::forward:
-        return deformable_offsets(x.view(), offsets.view(), attributes, outputs[0]->view(), e);
+      case Pass::forward: return deformable_offsets(view(x), view(offsets), attributes, view(*outputs[0]), e);
       case Pass::grad:
-        return deformable_offsets_grad(grad.view(), x.view(), offsets.view(), attributes, outputs[0]->view(),
-                                       outputs[1]->view(), e);
+        return deformable_offsets_grad(view(grad), view(x), view(offsets), attributes, view(*outputs[0]),
+                                       view(*outputs[1]), e);
       case Pass::grad_grad:
-        return deformable_offsets_grad_grad(grad.view(), x.view(), offsets.view(), gg_x.view(),
-                                            gg_offsets.view(), attributes, outputs[0]->view(),
-                                            outputs[1]->view(), outputs[2]->view(), e);
+        return deformable_offsets_grad_grad(view(grad), view(x), view(offsets), view(gg_x), view(gg_offsets),
+                                            attributes, view(*outputs[0]), view(*outputs[1]),
+                                            view(*outputs[2]), e);
     }
   }
   std::size_t workspace(const Execution& e) const {
     switch (pass) {
-      case Pass::forward: return workspace_size(x.view(), offsets.view(), attributes, outputs[0]->view(), e);
+      case Pass::forward: return workspace_size(view(x), view(offsets), attributes, view(*outputs[0]), e);
       case Pass::grad:
-        return workspace_size(grad.view(), x.view(), offsets.view(), attributes, outputs[0]->view(),
-                              outputs[1]->view(), e);
+        return workspace_size(view(grad), view(x), view(offsets), attributes, view(*outputs[0]),
+                              view(*outputs[1]), e);
       default:
-        return workspace_size(grad.view(), x.view(), offsets.view(), gg_x.view(), gg_offsets.view(),
-                              attributes, outputs[0]->view(), outputs[1]->view(), outputs[2]->view(), e);
+        return workspace_size(view(grad), view(x), view(offsets), view(gg_x), view(gg_offsets), attributes,
+                              view(*outputs[0]), view(*outputs[1]), view(*outputs[2]), e);
     }
   }
   // False, with the reason, where the row cannot take this call.
@@ -115,17 +121,20 @@ class Call {
   }
 };
 
-inline std::vector<const Row*> kernels() {  // every row of the table but the reference's
+// Every row of the table for a device, but the reference's.
+inline std::vector<const Row*> kernels(DeviceType device = DeviceType::cpu) {
   std::vector<const Row*> r;
   for (const Row& row : rows())
-    if (std::string(row.backend).find("reference") == std::string::npos) r.push_back(&row);
+    if (row.device == device && std::string(row.backend).find("reference") == std::string::npos)
+      r.push_back(&row);
   return r;
 }
 
-inline std::vector<Case> small_cases() {
+// The table but for the benchmarks'; with those marked large or without.
+inline std::vector<Case> small_cases(bool with_large = false) {
   std::vector<Case> r;
   for (const Case& c : read_cases())
-    if (!c.bench) r.push_back(c);
+    if (!c.bench && (with_large || !c.large)) r.push_back(c);
   return r;
 }
 

@@ -69,7 +69,8 @@ std::vector<Case> read_cases() {
                                       dilations = row.at("dilations");
     c.kh = ksize[0], c.kw = ksize[1], c.stride_h = strides[0], c.stride_w = strides[1],
     c.dil_h = dilations[0], c.dil_w = dilations[1];
-    c.groups = row.at("groups"), c.modulated = row.at("modulated"), c.bench = row.value("bench", false);
+    c.groups = row.at("groups"), c.modulated = row.at("modulated"), c.bench = row.value("bench", false),
+    c.large = row.value("large", false);
     const auto& offsets = row.at("offsets");
     c.kind = offsets.at("kind");
     c.std_deviation = offsets.value("std", 1.0);

@@ -20,7 +20,7 @@ struct Case {
   Shape x;
   std::int64_t kh, kw, stride_h, stride_w, dil_h, dil_w, groups;
   std::array<std::int64_t, 4> pads;
-  bool modulated, bench;
+  bool modulated, bench, large;
   std::string border;                          // "open" or "closed": a case of both borders is read as two
   std::string kind;                            // of offsets
   double std_deviation = 1;                    // of "normal" and "one_row"

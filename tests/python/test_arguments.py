@@ -130,7 +130,7 @@ def fails():
     "make, error, message",
     [
         (RequiresGrad, ValueError, "x must not require grad: use tapfield.torch, which is differentiable, or its .detach()"),
-        (lambda a: Foreign(a, device=(2, 0)), ValueError, "x must be on the CPU but is on DLPack's device 2"),
+        (lambda a: Foreign(a, device=(4, 0)), ValueError, "x must be on the CPU or a CUDA GPU but is on DLPack's device 4"),
         (lambda a: Foreign(a, fails), ValueError, "x must be readable through DLPack but its __dlpack__ failed: no such luck"),
         (lambda a: Foreign(a, lambda: 3), TypeError, "x must give a DLPack capsule from __dlpack__ but gives an int"),
         (lambda a: Foreign(a, device="cpu"), ValueError, "x must be readable through DLPack but its __dlpack__ failed: 'str' object cannot be interpreted as an integer"),

@@ -2,6 +2,9 @@
 """The command line: demo, golden, verify, info."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -260,3 +263,20 @@ def test_info(capsys):
     assert run("info") == 0
     printed = capsys.readouterr().out
     assert tapfield.__version__ in printed and "reference" in printed
+
+
+# CUDA's backend is a library that is loaded when it is asked for; where that fails, the reason is told.
+@pytest.mark.parametrize(
+    "library, reason",
+    [
+        ("/nowhere/libtapfield_cuda.so", "cannot open shared object file"),
+        ("libm.so.6", "has no tapfield_cuda_library"),
+    ],
+)
+def test_info_says_why_there_is_no_cuda(library, reason):
+    program = "import tapfield; print([b for b in tapfield.backends() if b.name == 'cuda'])"
+    environment = os.environ | dict(TAPFIELD_CUDA_LIBRARY=library)
+    printed = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert "available=False" in printed and reason in printed

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """deform_conv2d, torchvision's operator: shapes without data, derivatives, vmap, autocast.
 
-Kernels: python/torch_conv2d.cpp. The second derivative and the tangents are formulas in whole tensors of columns
+Kernels: python/torch_conv2d.cpp; on a GPU, the operators of operators.py and convolutions. The second derivative and the tangents are formulas in whole tensors of columns
 (Kh*Kw times the output); the operator and its gradient work band by band.
 """
 
@@ -106,6 +106,7 @@ class _Parts:
             self.layout, strides=(1, 1, sh, sw), pads=(ph, ph, pw, pw), dilations=(1, 1, dh, dw),
             modulated=self.modulated, border=a["border"],
         )  # fmt: skip
+        self.way = dict(deterministic=operators.deterministic())
 
     def join(self, offset, mask):
         """Something like offset and mask, either absent meaning 0, as one tensor like offsets; None if both are."""
@@ -134,15 +135,57 @@ class _Parts:
         """The gradient of conv with respect to weight."""
         return conv2d_weight(y, self.weight.shape, grad, stride=self.ksize, groups=self.groups)
 
+    def samples(self):
+        return operators._forward(self.input, self.offsets, **self.attributes)
+
     def samples_grad(self, grad_y):
-        return operators._grad(grad_y, self.input, self.offsets, **self.attributes)
+        return operators._grad(grad_y, self.input, self.offsets, **self.attributes, **self.way)
 
     def samples_grad_grad(self, grad_y, input_t, offsets_t):
-        return operators._grad_grad(grad_y, self.input, self.offsets, input_t, offsets_t, **self.attributes)
+        return operators._grad_grad(
+            grad_y, self.input, self.offsets, input_t, offsets_t, **self.attributes, **self.way
+        )
 
 
 def _add(a, b):
     return b if a is None else a if b is None else a + b
+
+
+# ------ On a GPU: samples of the whole batch, then PyTorch's convolutions
+
+
+def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):
+    parts = _Parts(input, offset, weight, mask, _DEFAULTS | attributes)
+    out = conv2d(parts.samples(), weight, bias, stride=parts.ksize, groups=parts.groups)
+    return _as(_forward_shape(input, offset, weight, bias, mask, **attributes), out)
+
+
+def _backward_on_gpu(grad, input, offset, weight, mask, *, samples=True, products=True, **attributes):
+    a = _DEFAULTS | attributes
+    n, ho, wo, co = _size(input, offset, weight, mask, a)
+    require_shape("grad", grad, (n, co, ho, wo))
+    parts = _Parts(input, offset, weight, mask, a)
+    d_input = d_offset = d_weight = d_mask = None
+    if samples:
+        d_input, d_offsets = parts.samples_grad(parts.conv_back(grad, weight))
+        d_offset, d_mask = parts.split(d_offsets)
+    if products:
+        d_weight = parts.conv_weight(parts.samples(), grad)
+    like = _backward_shape(
+        grad, input, offset, weight, mask, samples=samples, products=products, **attributes
+    )
+    return tuple(map(_as, like, (d_input, d_offset, d_weight, d_mask)))
+
+
+def _as(out, t):
+    """t, or nothing, in the dtype and memory order of `out`, which has no values yet."""
+    if t is None:
+        return out
+    return t if (t.dtype, t.stride()) == (out.dtype, out.stride()) else out.copy_(t)
+
+
+LIBRARY.impl("deform_conv2d", _on_gpu, "CUDA")
+LIBRARY.impl("deform_conv2d_backward", _backward_on_gpu, "CUDA")
 
 
 # ------ Derivatives

@@ -110,9 +110,14 @@ def _grad_grad_shape(grad, x, offsets, gg_x, gg_offsets, **attributes):
 # ------ Derivatives
 
 
+def deterministic():
+    """Shall gradients have the same bits on every run? The gradient of a gradient does as that did."""
+    return torch.are_deterministic_algorithms_enabled()
+
+
 def _forward_backward(wanted, tensors, grads, attributes):
     x, offsets = tensors
-    grad_x, grad_offsets = _grad(grads[0], x, offsets, **attributes)
+    grad_x, grad_offsets = _grad(grads[0], x, offsets, **attributes, deterministic=deterministic())
     return grad_x if wanted[0] else None, grad_offsets if wanted[1] else None
 
 

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// What kernels are made of: elements and vectors of any dtype, shared memory, teams of lanes.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cassert>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cuda/tuning.h"
+#include "problem.h"
+
+namespace tapfield::cuda {
+
+// ------ Elements: computed in float, double in double
+
+template <class T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+__device__ inline float widen(__half v) { return __half2float(v); }
+__device__ inline float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
+__device__ inline float widen(float v) { return v; }
+__device__ inline double widen(double v) { return v; }
+
+// Rounds to nearest even.
+template <class T>
+__device__ T narrow(Compute<T> v) {
+  if constexpr (std::is_same_v<T, __half>)
+    return __float2half_rn(v);
+  else if constexpr (std::is_same_v<T, __nv_bfloat16>)
+    return __float2bfloat16_rn(v);
+  else
+    return v;
+}
+
+// ------ Vectors: V elements side by side, aligned to their size
+
+template <int kBytes>
+struct RawOf;
+template <>
+struct RawOf<16> {
+  using type = uint4;
+};
+template <>
+struct RawOf<8> {
+  using type = uint2;
+};
+template <>
+struct RawOf<4> {
+  using type = unsigned;
+};
+template <>
+struct RawOf<2> {
+  using type = unsigned short;
+};
+template <class T, int V>
+using Raw = typename RawOf<static_cast<int>(sizeof(T)) * V>::type;
+
+// Elements of one access, of V.
+template <class T, int V>
+inline constexpr int kAtOnce = static_cast<int>(sizeof(T)) * V > 16 ? 16 / static_cast<int>(sizeof(T)) : V;
+
+template <class T, int V>
+__device__ void unpack(const Raw<T, V>& raw, Compute<T> (&out)[V]) {
+  T e[V];
+  memcpy(e, &raw, sizeof raw);
+#pragma unroll
+  for (int i = 0; i < V; ++i) out[i] = widen(e[i]);
+}
+
+// For what is read again, such as x.
+template <class T, int V>
+__device__ void load(const T* p, Compute<T> (&out)[V]) {
+  constexpr int kPart = kAtOnce<T, V>;
+#pragma unroll
+  for (int at = 0; at < V; at += kPart) {
+    Compute<T> part[kPart];
+    unpack<T, kPart>(*reinterpret_cast<const Raw<T, kPart>*>(p + at), part);
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) out[at + i] = part[i];
+  }
+}
+
+// For what is read once: it should not push x out of the caches.
+template <class T, int V>
+__device__ Raw<T, V> load_once(const T* p) {
+  return __ldcs(reinterpret_cast<const Raw<T, V>*>(p));
+}
+
+template <class T, int V>
+__device__ void store_once(T* p, const Compute<T> (&v)[V]) {
+  constexpr int kPart = kAtOnce<T, V>;
+#pragma unroll
+  for (int at = 0; at < V; at += kPart) {
+    T e[kPart];
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) e[i] = narrow<T>(v[at + i]);
+    Raw<T, kPart> raw;
+    memcpy(&raw, e, sizeof raw);
+    __stcs(reinterpret_cast<Raw<T, kPart>*>(p + at), raw);
+  }
+}
+
+// p[i] += v[i], whoever else adds there. By 16 bytes at a time from sm_90 on.
+template <class F, int V>
+__device__ void add_atomically(F* p, const F (&v)[V]) {
+#if __CUDA_ARCH__ >= 900
+  constexpr bool kByFour = std::is_same_v<F, float> && V % 4 == 0;
+#else
+  constexpr bool kByFour = false;
+#endif
+  if constexpr (kByFour) {
+#pragma unroll
+    for (int i = 0; i < V; i += 4)
+      atomicAdd(reinterpret_cast<float4*>(p + i), make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]));
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) atomicAdd(p + i, v[i]);
+  }
+}
+
+// p[i] += v[i], where nobody else does.
+template <class F, int V>
+__device__ void add(F* p, const F (&v)[V]) {
+  F sum[V];
+  load<F, V>(p, sum);
+#pragma unroll
+  for (int i = 0; i < V; ++i) sum[i] += v[i];
+  store_once<F, V>(p, sum);
+}
+
+// ------ Shared memory
+
+template <class E>
+struct Array {
+  E* data;
+  int size;
+  __device__ E& operator[](int i) const {
+    assert(i >= 0 && i < size);
+    return data[i];
+  }
+};
+
+extern __shared__ __align__(16) unsigned char shared_block[];
+
+// Cuts arrays off a block's dynamic shared memory. The host measures with the same calls.
+class SharedCarver {
+ public:
+  template <class E>
+  __host__ __device__ Array<E> take(int size) {
+    const int at = used_;
+    used_ += (size * static_cast<int>(sizeof(E)) + 15) / 16 * 16;
+#if defined(__CUDA_ARCH__)
+    return {reinterpret_cast<E*>(shared_block + at), size};
+#else
+    return (void)at, Array<E>{nullptr, size};
+#endif
+  }
+  __host__ __device__ int used() const { return used_; }
+
+ private:
+  int used_ = 0;
+};
+
+// ------ Teams: 2^k neighbouring lanes of a warp that share a tap, each with its own channels
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct Team {
+  int size, index, rank;  // lanes; number in the block; this lane's number in it
+  __device__ explicit Team(int size_)
+      : size(size_),
+        index(static_cast<int>(threadIdx.x) / size_),
+        rank(static_cast<int>(threadIdx.x) % size_) {}
+};
+
+// Which of K sums a lane holds: numbers first to first + count - 1. Several lanes may hold the same.
+struct Held {
+  int first, count;
+};
+
+// Sums each of K values over the lanes of every team of the warp. While lanes last, a lane hands half of its
+// values to its partner and keeps the sum of the others: 4 values over 32 lanes take 6 shuffles, not 20. All
+// lanes of the warp must call it.
+template <class F, int K>
+__device__ Held sum_over_team(const Team& team, F (&v)[K]) {
+  Held held{0, K};
+  int distance = team.size / 2;
+#pragma unroll
+  for (int half = K / 2; half >= 1; half /= 2) {
+    if (distance == 0) break;
+    const bool upper = team.rank & distance;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const F given = upper ? v[i] : v[i + half], kept = upper ? v[i + half] : v[i];
+      v[i] = kept + __shfl_xor_sync(kAllLanes, given, distance);
+    }
+    held = {held.first + (upper ? half : 0), half};
+    distance /= 2;
+  }
+  for (; distance > 0; distance /= 2) v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
+  return held;
+}
+
+}  // namespace tapfield::cuda

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tap on the device: where it is, where it lands, the weights that follow, and its grad_offsets. math.h
+// says how; here are the loads and stores around it.
+//
+// Index is std::int32_t where every image of every tensor spans less than 2^31 elements, else std::int64_t.
+// The image itself is always found in 64 bits.
+#pragma once
+
+#include "cuda/device.h"
+#include "math.h"
+
+namespace tapfield::cuda {
+
+// Scalars of one tensor, of dtype T or of what T is computed in.
+template <class T, class Index>
+struct Scalars {
+  char* data;  // null: absent
+  bool wide;   // of Compute<T>
+  std::int64_t n;
+  Index h, w, c;  // strides in elements
+
+  __device__ std::int64_t at(std::int64_t in, Index ih, Index iw, Index ic) const {
+    return in * n + (ih * h + iw * w + ic * c);
+  }
+  __device__ Compute<T> read(std::int64_t i) const {
+    return wide ? reinterpret_cast<const Compute<T>*>(data)[i] : widen(reinterpret_cast<const T*>(data)[i]);
+  }
+  __device__ void write(std::int64_t i, Compute<T> v) const {
+    if (wide)
+      reinterpret_cast<Compute<T>*>(data)[i] = v;
+    else
+      reinterpret_cast<T*>(data)[i] = narrow<T>(v);
+  }
+};
+
+// Where a tap's row of channels begins in an image of y or grad.
+template <class Index>
+struct Samples {
+  Index ho, wo, kh, kw;  // strides in elements
+};
+
+// A Problem's geometry, of some of its images.
+template <class T, class Index>
+struct Geometry {
+  std::int64_t images;
+  Index h, w;                    // of x
+  Index ho, wo, groups, kh, kw;  // taps are [image, ho, wo, groups, kh, kw]
+  Index channels;                // of a group
+  std::int64_t stride_h, stride_w, dil_h, dil_w, top, left;
+  bool modulated, closed;
+  Samples<Index> read, written;    // of grad; of y, grad_grad
+  Scalars<T, Index> offsets;       // [n, ho, wo, planes*groups*kh*kw]
+  Scalars<T, Index> gg_offsets;    // as offsets; may be absent
+  Scalars<T, Index> grad_offsets;  // out: as offsets
+};
+
+// One tap of the output.
+template <class Index>
+struct Place {
+  std::int64_t n;
+  Index ho, wo, g, k;  // k = kh*Kw + kw
+};
+
+// ------ Position
+
+template <class F, class Index>
+struct Axis {
+  bool live;
+  Index cell;   // h0
+  F high, low;  // hh, lh
+};
+
+template <class F, class Index>
+__device__ Axis<F, Index> locate_along(F offset, std::int64_t base, Index size, bool closed) {
+  const F below = floor(offset), above = ceil(offset);
+  if (!math::reaches(below)) return {false, 0, 0, 0};
+  const std::int64_t cell = math::cell(base, below);
+  const F low = offset - below;
+  const bool live = math::live(cell, low, static_cast<std::int64_t>(size), closed);
+  return {live, static_cast<Index>(cell), math::complement(offset, below, above), low};
+}
+
+template <class F, class Index>
+struct Tap {
+  bool live;
+  Index h0, w0;  // its cell: -1 to h-1, -1 to w-1 if it is live
+  F hh, lh, hw, lw, m;
+};
+
+template <class T, class Index, class F = Compute<T>>
+__device__ Tap<F, Index> locate(const Geometry<T, Index>& q, const Place<Index>& at) {
+  const Index kh = at.k / q.kw, kw = at.k % q.kw, plane = q.groups * q.kh * q.kw;
+  const std::int64_t o = q.offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
+  const std::int64_t step = static_cast<std::int64_t>(plane) * q.offsets.c;
+  const Axis<F, Index> w =
+      locate_along(q.offsets.read(o), at.wo * q.stride_w - q.left + kw * q.dil_w, q.w, q.closed);
+  const Axis<F, Index> h =
+      locate_along(q.offsets.read(o + step), at.ho * q.stride_h - q.top + kh * q.dil_h, q.h, q.closed);
+  const F m = q.modulated ? q.offsets.read(o + 2 * step) : F(1);
+  return {h.live && w.live, h.cell, w.cell, h.high, h.low, w.high, w.low, m};
+}
+
+// (a, b, e) of math.h.
+template <class F>
+struct Cotangents {
+  F a, b, e;
+};
+
+template <class T, class Index, class F = Compute<T>>
+__device__ Cotangents<F> cotangents(const Geometry<T, Index>& q, const Place<Index>& at) {
+  if (!q.gg_offsets.data) return {0, 0, 0};
+  const Index plane = q.groups * q.kh * q.kw;
+  const std::int64_t o = q.gg_offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
+  const std::int64_t step = static_cast<std::int64_t>(plane) * q.gg_offsets.c;
+  return {q.gg_offsets.read(o), q.gg_offsets.read(o + step),
+          q.modulated ? q.gg_offsets.read(o + 2 * step) : F(0)};
+}
+
+// ------ Records: what the channel loops need of a tap
+
+enum class State : int {
+  absent,
+  dead,
+  live
+};  // absent: beyond the output, where a tile reaches over its edge
+
+// kDerivative: 1 for the gradient (and the forward, whose weights are the same), 2 for the second derivative.
+template <class F, class Index, int kDerivative>
+struct alignas(16) Record {
+  // By corner 00, 01, 10, 11. 1: m b. 2: second_weight, then m b.
+  F weight[4 * kDerivative];
+  Index h0, w0;         // cell
+  Index channel;        // its group's first
+  Index read, written;  // its row of channels in an image of grad; of y, grad_grad
+  State state;
+  int bucket, place;  // of the tile's sort
+};
+
+template <int kDerivative, class T, class Index, class F = Compute<T>>
+__device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
+                            Record<F, Index, kDerivative>& r) {
+  const Tap<F, Index> t = locate(q, at);
+  F* blend = r.weight + 4 * (kDerivative - 1);
+  blend[0] = t.hh * t.hw * t.m, blend[1] = t.hh * t.lw * t.m;
+  blend[2] = t.lh * t.hw * t.m, blend[3] = t.lh * t.lw * t.m;
+  if constexpr (kDerivative == 2) {
+    const Cotangents<F> c = cotangents(q, at);
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      r.weight[i] = math::second_weight(t.hh, t.lh, t.hw, t.lw, t.m, c.a, c.b, c.e, i / 2, i % 2);
+  }
+  r.h0 = t.h0, r.w0 = t.w0;
+  r.channel = at.g * q.channels;
+  const auto row = [&](const Samples<Index>& s) {
+    return at.ho * s.ho + at.wo * s.wo + at.k / q.kw * s.kh + at.k % q.kw * s.kw + r.channel;
+  };
+  r.read = row(q.read), r.written = row(q.written);
+  r.state = t.live ? State::live : State::dead;
+}
+
+// ------ grad_offsets, from a tap's dots: s_ab, in the second derivative then t_ab
+
+template <int kDerivative, class T, class Index, class F = Compute<T>>
+__device__ void write_grad_offsets(const Geometry<T, Index>& q, const Place<Index>& at, const F* dots) {
+  const Tap<F, Index> t = locate(q, at);
+  F along_w = 0, along_h = 0, mask = 0;
+  if (t.live) {
+    const F s00 = dots[0], s01 = dots[1], s10 = dots[2], s11 = dots[3];
+    if constexpr (kDerivative == 1) {
+      along_w = math::grad_offset_w(t.hh, t.lh, t.m, s00, s01, s10, s11);
+      along_h = math::grad_offset_h(t.hw, t.lw, t.m, s00, s01, s10, s11);
+      mask = math::grad_mask(t.hh, t.lh, t.hw, t.lw, s00, s01, s10, s11);
+    } else {
+      const F t00 = dots[4], t01 = dots[5], t10 = dots[6], t11 = dots[7];
+      const Cotangents<F> c = cotangents(q, at);
+      along_w = math::second_offset_w(t.hh, t.lh, t.m, c.b, c.e, s00, s01, s10, s11, t00, t01, t10, t11);
+      along_h = math::second_offset_h(t.hw, t.lw, t.m, c.a, c.e, s00, s01, s10, s11, t00, t01, t10, t11);
+      mask = math::second_mask(t.hh, t.lh, t.hw, t.lw, c.a, c.b, s00, s01, s10, s11, t00, t01, t10, t11);
+    }
+  }
+  const std::int64_t o = q.grad_offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
+  const std::int64_t step = static_cast<std::int64_t>(q.groups * q.kh * q.kw) * q.grad_offsets.c;
+  q.grad_offsets.write(o, along_w);
+  q.grad_offsets.write(o + step, along_h);
+  if (q.modulated) q.grad_offsets.write(o + 2 * step, mask);
+}
+
+}  // namespace tapfield::cuda

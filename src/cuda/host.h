@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a Problem to a kernel's arguments: images that are taken together, tensors packed or in place, the
+// width of vectors and of indices.
+#pragma once
+
+#include <algorithm>
+#include <initializer_list>
+
+#include "cuda/copy.h"
+#include "cuda/geometry.h"
+#include "cuda/launch.h"
+#include "cuda/rows.h"
+#include "execution.h"
+
+namespace tapfield::cuda {
+
+inline cudaStream_t stream_of(const Problem& p) { return static_cast<cudaStream_t>(p.stream); }
+
+inline Extent extent_of_x(const Problem& p) { return {p.n, p.h, p.w, p.c}; }
+inline Extent extent_of_y(const Problem& p) { return {p.n, p.ho * p.kh, p.wo * p.kw, p.c}; }
+inline Extent extent_of_offsets(const Problem& p) { return {p.n, p.ho, p.wo, p.planes() * p.lanes()}; }
+
+// ------ Images taken together
+
+// p of images [first, first + count).
+inline Problem slice(const Problem& p, std::int64_t first, std::int64_t count) {
+  Problem q = p;
+  q.n = count;
+  for (View* v :
+       {&q.x, &q.offsets, &q.grad, &q.gg_x, &q.gg_offsets, &q.y, &q.grad_grad, &q.grad_x, &q.grad_offsets})
+    if (v->data) v->data += first * v->n * size_of(v->dtype);
+  return q;
+}
+
+// What kernels number with 32 bits: taps, cells, squares that are copied.
+constexpr std::int64_t kMostItems = (std::int64_t{1} << 31) - 1;
+inline std::int64_t items_of_image(const Problem& p) {
+  return std::max({p.ho * p.wo * p.lanes(), p.groups * (p.h + 1) * (p.w + 1), p.h * p.w * (p.c / 32 + 1)});
+}
+
+// As many images as their items and scratch allow, if the schedule needs `bytes_of_one` for one.
+inline std::int64_t images_together(const Problem& p, std::size_t bytes_of_one) {
+  std::int64_t images = std::min(p.n, kMostItems / items_of_image(p));
+  if (bytes_of_one)
+    images = std::min(images, tuning().scratch_bytes / static_cast<std::int64_t>(bytes_of_one));
+  return std::max<std::int64_t>(images, 1);
+}
+
+// Scratch is a struct made from (Problem, Carver&). Bytes of the largest that a call makes.
+template <class Scratch>
+std::size_t scratch_bytes(const Problem& p) {
+  const auto measure = [&](std::int64_t images) {
+    Carver carver;
+    Scratch(slice(p, 0, images), carver);
+    return carver.used();
+  };
+  return measure(images_together(p, measure(1)));
+}
+
+// Calls run(problem of some images, Scratch) until all are done.
+template <class Scratch, class Run>
+void for_each_slice(const Problem& p, void* workspace, const Run& run) {
+  Carver measured;
+  Scratch(slice(p, 0, 1), measured);
+  const std::int64_t images = images_together(p, measured.used());
+  for (std::int64_t n = 0; n < p.n; n += images) {
+    const Problem q = slice(p, n, std::min(images, p.n - n));
+    Carver carver(workspace);
+    run(q, Scratch(q, carver));
+  }
+}
+
+// ------ Tensors as the channel loops want them: channels adjacent
+
+struct Staged {
+  View caller, view;
+  Extent extent;
+  bool packed;
+
+  Staged(const View& v, const Extent& e, Carver& carver)
+      : caller(v), view(v), extent(e), packed(v.data && !v.adjacent()) {
+    if (packed) view = dense(carver.take<char>(e.elements() * size_of(v.dtype)), v.dtype, e);
+  }
+  void pack(cudaStream_t stream) const {
+    if (packed) copy(caller, View{}, view, extent, stream);
+  }
+  void store(cudaStream_t stream) const {
+    if (packed) copy(view, View{}, caller, extent, stream);
+  }
+};
+
+// Sums for grad_x are made in this dtype.
+inline DType dtype_of_sums(const Problem& p) {
+  return p.x.dtype == DType::float64 ? DType::float64 : DType::float32;
+}
+
+// ------ Widths
+
+// Elements of a vector: 16 bytes, but `most` at most. A walk keeps eight vectors in registers, in float, and
+// one of the second derivative twelve.
+template <class T, int kMost>
+inline constexpr int kWidth = 16 / static_cast<int>(sizeof(T)) < kMost ? 16 / static_cast<int>(sizeof(T))
+                                                                       : kMost;
+
+// May vectors of v elements be loaded from all of these?
+inline bool aligned(const Problem& p, std::initializer_list<View> views, int v) {
+  if (p.group_channels() % v) return false;
+  for (const View& t : views) {
+    const std::int64_t bytes = std::min<std::int64_t>(v * size_of(t.dtype), 16);
+    if (reinterpret_cast<std::uintptr_t>(t.data) % static_cast<std::uintptr_t>(bytes)) return false;
+    for (std::int64_t stride : {t.n, t.h, t.w})
+      if (stride % v) return false;
+  }
+  return true;
+}
+
+// Do offsets within an image fit 32 bits?
+inline bool fits_32_bits(const View& v, const Extent& e) {
+  const double reach = std::abs(static_cast<double>(v.h)) * static_cast<double>(e.h) +
+                       std::abs(static_cast<double>(v.w)) * static_cast<double>(e.w) +
+                       std::abs(static_cast<double>(v.c)) * static_cast<double>(e.c);
+  return reach < 0x1p31 && e.h * e.w * e.c < (std::int64_t{1} << 31);
+}
+
+// The same of a gradient's tensors: those of x's extent, those of grad's, and offsets.
+inline bool fit_32_bits(const Problem& p, std::initializer_list<View> like_x,
+                        std::initializer_list<View> like_grad) {
+  bool fit = true;
+  for (const View& v : like_x) fit &= fits_32_bits(v, extent_of_x(p));
+  for (const View& v : like_grad) fit &= fits_32_bits(v, extent_of_y(p));
+  for (const View& v : {p.offsets, p.gg_offsets, p.grad_offsets})
+    fit &= fits_32_bits(v, extent_of_offsets(p));
+  return fit;
+}
+
+template <int V>
+struct Vector {};
+
+// Calls run(Vector<V>, Index): vectors of `kV` or of 1, indices of 32 bits or, with vectors of 1, of 64.
+template <int kV, class Run>
+void with_widths(bool wide, bool narrow_index, const Run& run) {
+  if (!narrow_index)
+    run(Vector<1>{}, std::int64_t{});
+  else if (wide)
+    run(Vector<kV>{}, std::int32_t{});
+  else
+    run(Vector<1>{}, std::int32_t{});
+}
+
+// Calls run(T{}) for the element type of p.
+template <class Run>
+void with_type(const Problem& p, const Run& run) {
+  switch (p.x.dtype) {
+    case DType::float16: return run(__half{});
+    case DType::bfloat16: return run(__nv_bfloat16{});
+    case DType::float32: return run(float{});
+    case DType::float64: return run(double{});
+  }
+}
+
+// ------ Arguments
+
+template <class T, class Index>
+Scalars<T, Index> scalars_of(const View& v) {
+  const bool wide = size_of(v.dtype) == static_cast<std::int64_t>(sizeof(Compute<T>));
+  return {v.data, wide, v.n, static_cast<Index>(v.h), static_cast<Index>(v.w), static_cast<Index>(v.c)};
+}
+
+template <class E, class Index>
+Map<E, Index> map_of(const View& v) {
+  return {reinterpret_cast<E*>(v.data), v.n, static_cast<Index>(v.h), static_cast<Index>(v.w)};
+}
+
+template <class E>
+Images<E> images_of(const View& v) {
+  return {reinterpret_cast<E*>(v.data), v.n};
+}
+
+// read, written: staged grad; staged y or grad_grad.
+template <class T, class Index>
+Geometry<T, Index> geometry_of(const Problem& p, const View& read, const View& written) {
+  const auto index = [](std::int64_t i) { return static_cast<Index>(i); };
+  Geometry<T, Index> q;
+  q.images = p.n, q.h = index(p.h), q.w = index(p.w);
+  q.ho = index(p.ho), q.wo = index(p.wo), q.groups = index(p.groups), q.kh = index(p.kh), q.kw = index(p.kw);
+  q.channels = index(p.group_channels());
+  q.stride_h = p.stride_h, q.stride_w = p.stride_w, q.dil_h = p.dil_h, q.dil_w = p.dil_w;
+  q.top = p.top, q.left = p.left, q.modulated = p.modulated, q.closed = p.closed;
+  const auto samples = [&](const View& v) {
+    return Samples<Index>{index(p.kh * v.h), index(p.kw * v.w), index(v.h), index(v.w)};
+  };
+  q.read = samples(read), q.written = samples(written);
+  q.offsets = scalars_of<T, Index>(p.offsets);
+  q.gg_offsets = scalars_of<T, Index>(p.gg_offsets);
+  q.grad_offsets = scalars_of<T, Index>(p.grad_offsets);
+  return q;
+}
+
+}  // namespace tapfield::cuda

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// A tile: the taps of one block. Some output pixels, times some groups, times some of a group's taps; in the
+// order [pixel][tap][group], in which rows of y follow each other in memory.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/geometry.h"
+#include "cuda/launch.h"
+
+namespace tapfield::cuda {
+
+// Division by a number that the host knows, for numerators below 2^31.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(int d) : d_(static_cast<unsigned>(d)) {
+    while ((1ull << shift_) < d_) ++shift_;
+    factor_ = static_cast<unsigned>(((1ull << 32) * ((1ull << shift_) - d_)) / d_ + 1);
+  }
+  __device__ int quotient(int n) const {
+    return static_cast<int>((__umulhi(static_cast<unsigned>(n), factor_) + static_cast<unsigned>(n)) >>
+                            shift_);
+  }
+  __device__ int remainder(int n, int quotient) const { return n - quotient * static_cast<int>(d_); }
+
+ private:
+  unsigned d_ = 1, factor_ = 1, shift_ = 0;
+};
+
+struct TileShape {
+  int rows = 1, columns = 1;           // of output pixels
+  int groups = 1, taps = 1;            // of the groups, of a group's taps
+  Divisor by_pixel, by_group, by_row;  // groups * taps; groups; columns
+  std::int64_t tiles_h = 1, tiles_w = 1, tiles_g = 1, tiles_k = 1;
+
+  int size() const { return rows * columns * groups * taps; }
+  std::int64_t count(std::int64_t images) const { return images * tiles_h * tiles_w * tiles_g * tiles_k; }
+};
+
+// A tile of at most `most` taps whose rows have row_bytes side by side if they can; smaller ones where there
+// would be fewer than `least_blocks`.
+inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int row_bytes,
+                            std::int64_t least_blocks) {
+  const auto up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+  TileShape s;
+  s.taps = static_cast<int>(std::min<std::int64_t>(p.taps(), most));
+  const std::int64_t row = p.group_channels() * size_of(p.x.dtype);
+  s.groups = static_cast<int>(std::min({up(row_bytes, row), p.groups, std::int64_t{most / s.taps}}));
+  const auto set = [&](int pixels) {  // near square, wider than high
+    s.columns = s.rows = 1;
+    for (int n = 2; n <= pixels; n *= 2) (s.columns <= s.rows ? s.columns : s.rows) *= 2;
+    s.columns = static_cast<int>(std::min<std::int64_t>(s.columns, p.wo));
+    s.rows = static_cast<int>(std::min<std::int64_t>(s.rows, p.ho));
+    s.tiles_h = up(p.ho, s.rows), s.tiles_w = up(p.wo, s.columns);
+    s.tiles_g = up(p.groups, s.groups), s.tiles_k = up(p.taps(), s.taps);
+  };
+  int pixels = most / (s.groups * s.taps);
+  set(pixels);
+  while (s.count(images) < least_blocks && pixels * s.groups * s.taps > tuning().least_tile_taps &&
+         pixels > 1)
+    set(pixels /= 2);
+  s.by_pixel = Divisor(s.groups * s.taps), s.by_group = Divisor(s.groups), s.by_row = Divisor(s.columns);
+  return s;
+}
+
+// What least_blocks should be on the current device.
+inline std::int64_t blocks_to_fill_device() {
+  int device = 0, multiprocessors = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute");
+  return std::int64_t{multiprocessors} * tuning().blocks_an_sm;
+}
+
+// The tile of this block: groups fastest, so that blocks which share sectors run at the same time.
+template <class Index>
+struct Tile {
+  const TileShape& shape;
+  Place<Index> first;
+
+  __device__ explicit Tile(const TileShape& s) : shape(s) {
+    std::int64_t i = blockIdx.x;
+    first.g = static_cast<Index>(i % s.tiles_g * s.groups), i /= s.tiles_g;
+    first.k = static_cast<Index>(i % s.tiles_k * s.taps), i /= s.tiles_k;
+    first.wo = static_cast<Index>(i % s.tiles_w * s.columns), i /= s.tiles_w;
+    first.ho = static_cast<Index>(i % s.tiles_h * s.rows), i /= s.tiles_h;
+    first.n = i;
+  }
+  __device__ int size() const { return shape.rows * shape.columns * shape.groups * shape.taps; }
+
+  // Its tap number i. False where that is beyond the output.
+  template <class T>
+  __device__ bool place(const Geometry<T, Index>& q, int i, Place<Index>* at) const {
+    const int pixel = shape.by_pixel.quotient(i), rest = shape.by_pixel.remainder(i, pixel);
+    const int row = shape.by_row.quotient(pixel), k = shape.by_group.quotient(rest);
+    *at = {first.n, first.ho + row, first.wo + shape.by_row.remainder(pixel, row),
+           first.g + shape.by_group.remainder(rest, k), first.k + k};
+    return at->ho < q.ho && at->wo < q.wo && at->g < q.groups && at->k < q.kh * q.kw;
+  }
+
+  // The group of tap number i, counted from the tile's first.
+  __device__ int group(int i) const {
+    const int rest = shape.by_pixel.remainder(i, shape.by_pixel.quotient(i));
+    return shape.by_group.remainder(rest, shape.by_group.quotient(rest));
+  }
+
+  // Fills a record for each of its taps; all threads of the block together, one tap each at a time.
+  template <class T, int kDerivative, class F = Compute<T>>
+  __device__ void fill(const Geometry<T, Index>& q,
+                       const Array<Record<F, Index, kDerivative>>& records) const {
+    for (int i = static_cast<int>(threadIdx.x); i < size(); i += static_cast<int>(blockDim.x)) {
+      Place<Index> at;
+      if (place(q, i, &at))
+        fill_record(q, at, records[i]);
+      else
+        records[i].state = State::absent;
+    }
+  }
+};
+
+}  // namespace tapfield::cuda
