@@ -36,8 +36,8 @@ constexpr std::int64_t kRowsAhead = 5, kPixelsAhead = 10;
 // this b took 1.7 times and d 1.3 times as long.
 constexpr std::int64_t kPackedStripBytes = 768 << 10;
 
-// Offsets that are packed together stay in L2; whole lines of their planes, if they lie in planes.
-constexpr std::int64_t kPackedTaps = 16384, kLinePixels = 16;
+// Offsets that are packed together stay in L2.
+constexpr std::int64_t kPackedTaps = 16384;
 
 // Small images of x are packed together.
 constexpr std::int64_t kBatchBytes = 1 << 20;
@@ -117,9 +117,10 @@ struct ForwardPlan : Slotted<ForwardPlan<T, S, At>> {
       block = packed_block<T>(p);
       pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
     }
-    if (!offsets_in_place(p))
-      pixels =
-          std::clamp<std::int64_t>(kPackedTaps / p.lanes() / kLinePixels * kLinePixels, kLinePixels, pixels);
+    if (!offsets_in_place(p)) {
+      const std::int64_t most = std::max<std::int64_t>(kPackedTaps / p.lanes(), 1);
+      pixels = std::min(pixels, most < kLinePixels ? most : most / kLinePixels * kLinePixels);
+    }
     this->carve_slots(carver, p, slot_count, used);
   }
 };
@@ -274,7 +275,7 @@ void ForwardKinds(const Problem& p, const Workers& workers, void* workspace) {
 }
 
 // Do addresses fit 32 bits?
-inline bool narrow(const Problem& p) {
+inline bool fits_32_bits(const Problem& p) {
   const std::int64_t span = (p.h - 1) * std::abs(p.x.h) + (p.w - 1) * std::abs(p.x.w) + p.c;
   return std::max(span, p.h * p.w * p.c) < std::int64_t{1} << 31 &&
          p.base_h(p.ho, p.kh) + p.top < kNarrowSide && p.base_w(p.wo, p.kw) + p.left < kNarrowSide &&
@@ -283,7 +284,7 @@ inline bool narrow(const Problem& p) {
 
 template <class T, class O>
 void ForwardOf(const Problem& p, const Workers& workers, void* workspace) {
-  if (!narrow(p))
+  if (!fits_32_bits(p))
     ForwardItems<kTails, hn::MaxLanes(hn::ScalableTag<Compute<T>>()), T, T, std::int64_t, O>(p, workers,
                                                                                              workspace);
   else if (widened(p))
@@ -310,7 +311,7 @@ void Forward(const Problem& p, const Workers& workers, void* workspace) {
 template <class T>
 std::size_t ForwardWorkspaceOf(const Problem& p, int slots) {
   std::size_t used = 0;
-  if (!narrow(p))
+  if (!fits_32_bits(p))
     ForwardPlan<T, T, std::int64_t>(Carver(), p, slots, &used);
   else if (widened(p))
     ForwardPlan<T, Compute<T>, std::int32_t>(Carver(), p, slots, &used);

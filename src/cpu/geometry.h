@@ -6,6 +6,7 @@
 
 #include <limits>
 
+#include "cpu/pack.h"
 #include "execution.h"
 #include "problem.h"
 
@@ -23,7 +24,7 @@ struct Strip {
   // cache lines of planes whose pixels are adjacent.
   static std::int64_t pixels(std::int64_t lanes) {
     const std::int64_t most = lanes >= 2048 ? 1 : 2048 / (lanes ? lanes : 1);
-    return most < 8 ? most : (most + 8) / 16 * 16;
+    return most < kLinePixels / 2 ? most : (most + kLinePixels / 2) / kLinePixels * kLinePixels;
   }
   static std::int64_t padded(std::int64_t lanes) { return (lanes + 15) / 16 * 16; }
 

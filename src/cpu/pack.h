@@ -8,6 +8,9 @@
 
 namespace tapfield::cpu {
 
+// Pixels of a cache line of a float32 plane: planes are read and written in such pieces where they can be.
+constexpr std::int64_t kLinePixels = 16;
+
 // dst[i * pitch + c - c0] = view(n, h, w0 + i, c) for i in [0, count) and c in [c0, c1), in the view's own
 // dtype.
 void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,

@@ -114,8 +114,8 @@ struct WindowsPlan {
   const Tiling& tiling;
   std::int64_t rounds;  // bands of one round share no row of grad_x
   bool apart;  // instead: nearly all bands share the few rows that they touch, and each has sums of its own
-  bool scattered =
-      false;  // windows hold more cells than there are taps, and one of the whole map does not fit
+  // Windows hold more cells than there are taps, but one of the whole map does not fit.
+  bool scattered = false;
 };
 
 // Are scattered offsets binned? Where a window of the whole map does not fit and cells are of some lines.

@@ -49,8 +49,8 @@ struct Tiling {
   static constexpr std::int64_t kGroups = 16;
   // Taps of a strip of pixels, about: what locate leaves for them (some 50 bytes each) stays in L1.
   static constexpr std::int64_t kStripTaps = 640;
-  // Pixels fetched at once where they are adjacent: a cache line; if their taps are no more than these.
-  static constexpr std::int64_t kLinePixels = 16, kFetchedTaps = 8192;
+  // A line's pixels are fetched at once where tensors are planes, if their taps are no more than these.
+  static constexpr std::int64_t kFetchedTaps = 8192;
 
   bool whole;                          // one tile, one window
   std::int64_t rows, columns;          // output pixels of a tile

@@ -213,7 +213,8 @@ struct GradTilesScratch {
 template <class T, int kDerivative>
 void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
   using F = Compute<T>;
-  constexpr int kV = kWidth < T, kDerivative == 1 ? 8 : 4 > ;  // 8: 140 registers, and no spills
+  constexpr int kMost = kDerivative == 1 ? 8 : 4;  // 8: 140 registers, and no spills
+  constexpr int kV = kWidth<T, kMost>;
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
   zero(scratch.sums, extent_of_x(p), stream);

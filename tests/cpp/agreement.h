@@ -103,4 +103,28 @@ inline void expect_close(const Call& call, const Truth& truth) {
   }
 }
 
+// Call agree(truth, nchw, place) for each combination until one fails: float32 beside 16 bits; views with
+// gaps and of negative strides.
+template <class Agree>
+void for_mixed_dtypes(const Case& c, Pass pass, const Agree& agree) {
+  constexpr DType f32 = DType::float32;
+  for (DType t : {DType::float16, DType::bfloat16})
+    for (Dtypes dtypes : {Dtypes(t, f32, t, f32), Dtypes(t, t, f32, f32), Dtypes(t, f32, f32, f32)}) {
+      agree(Truth(c, pass, dtypes), false, Place::at_end);
+      if (::testing::Test::HasFailure()) return;
+    }
+}
+template <class Agree>
+void for_views(const Case& c, Pass pass, const Agree& agree) {
+  for (DType t : {DType::float32, DType::bfloat16}) {
+    const Truth truth(c, pass, Dtypes(t));
+    for (Place place : {Place::gaps, Place::reversed})
+      for (bool nchw : {false, true}) {
+        SCOPED_TRACE(place == Place::gaps ? "gaps" : "reversed");
+        agree(truth, nchw, place);
+        if (::testing::Test::HasFailure()) return;
+      }
+  }
+}
+
 }  // namespace tapfield::testing

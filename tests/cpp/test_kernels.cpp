@@ -83,24 +83,11 @@ TEST_P(Kernel, AgreesWithTheReference) {
 }
 
 TEST_P(Kernel, TakesFloat32Beside16Bits) {
-  constexpr DType f32 = DType::float32;
-  for (DType t : {DType::float16, DType::bfloat16})
-    for (Dtypes dtypes : {Dtypes(t, f32, t, f32), Dtypes(t, t, f32, f32), Dtypes(t, f32, f32, f32)}) {
-      agree(Truth(GetParam().c, GetParam().row->pass, dtypes), false, Place::at_end);
-      if (HasFatalFailure()) return;
-    }
+  for_mixed_dtypes(GetParam().c, GetParam().row->pass, [this](const auto&... with) { agree(with...); });
 }
 
 TEST_P(Kernel, TakesViews) {
-  for (DType t : {DType::float32, DType::bfloat16}) {
-    const Truth truth(GetParam().c, GetParam().row->pass, Dtypes(t));
-    for (Place place : {Place::gaps, Place::reversed})
-      for (bool nchw : {false, true}) {
-        SCOPED_TRACE(place == Place::gaps ? "gaps" : "reversed");
-        agree(truth, nchw, place);
-        if (HasFatalFailure()) return;
-      }
-  }
+  for_views(GetParam().c, GetParam().row->pass, [this](const auto&... with) { agree(with...); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Kernel, ::testing::ValuesIn(params()), param_name);

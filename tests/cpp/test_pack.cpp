@@ -2,13 +2,13 @@
 // Rows of planes to rows of adjacent channels and back, bit for bit, on every SIMD target: short rows, and
 // rows so long that they are written past the cache, wherever in a cache line they begin.
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include <cstring>
 #include <random>
 #include <vector>
 
 #include "cpu/pack.h"
+#include "on_target.h"
 
 namespace tapfield::cpu {
 namespace {
@@ -35,11 +35,8 @@ struct Planes {
   const char* at(std::int64_t w, std::int64_t c) const { return view.at(0, 0, w, c); }
 };
 
-class Pack : public ::testing::TestWithParam<std::int64_t> {
+class Pack : public tapfield::testing::OnTarget {
  protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-
   // visit(planes with random bits, rows of adjacent channels with other random bits, their pitch)
   template <class Visit>
   void for_shapes(const Visit& visit) {
@@ -58,14 +55,8 @@ class Pack : public ::testing::TestWithParam<std::int64_t> {
   }
 };
 
-std::vector<std::int64_t> targets() {
-  std::vector<std::int64_t> r;
-  for (std::int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left; left &= left - 1)
-    r.push_back(left & -left);
-  return r;
-}
-INSTANTIATE_TEST_SUITE_P(Targets, Pack, ::testing::ValuesIn(targets()),
-                         [](const auto& info) { return hwy::TargetName(info.param); });
+INSTANTIATE_TEST_SUITE_P(Targets, Pack, ::testing::ValuesIn(tapfield::testing::targets()),
+                         tapfield::testing::target_name);
 
 TEST_P(Pack, Packs) {
   for_shapes([](const Planes& planes, std::vector<char>& rows, std::int64_t pitch) {

@@ -3,7 +3,6 @@
 // an exhaustive search for the nearest value, positions against math.h bit for bit, grad_offsets against
 // math.h.
 #include <gtest/gtest.h>
-#include <hwy/targets.h>
 
 #include <algorithm>
 #include <bit>
@@ -16,24 +15,14 @@
 #include "cpu/geometry.h"
 #include "cpu/pack.h"
 #include "math.h"
+#include "on_target.h"
 
 namespace tapfield::cpu {
 namespace {
 
-std::vector<std::int64_t> targets() {
-  std::vector<std::int64_t> r;
-  for (std::int64_t left = hwy::SupportedTargets() & HWY_TARGETS; left; left &= left - 1)
-    r.push_back(left & -left);
-  return r;
-}
-
-class Simd : public testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
-  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
-};
-INSTANTIATE_TEST_SUITE_P(Targets, Simd, testing::ValuesIn(targets()),
-                         [](const auto& info) { return hwy::TargetName(info.param); });
+using Simd = tapfield::testing::OnTarget;
+INSTANTIATE_TEST_SUITE_P(Targets, Simd, ::testing::ValuesIn(tapfield::testing::targets()),
+                         tapfield::testing::target_name);
 
 // ------ 16-bit conversions
 

@@ -89,24 +89,11 @@ TEST_P(CudaKernel, AgreesWithTheReference) {
 }
 
 TEST_P(CudaKernel, TakesFloat32Beside16Bits) {
-  constexpr DType f32 = DType::float32;
-  for (DType t : {DType::float16, DType::bfloat16})
-    for (Dtypes dtypes : {Dtypes(t, f32, t, f32), Dtypes(t, t, f32, f32), Dtypes(t, f32, f32, f32)}) {
-      agree(Truth(GetParam().c, GetParam().row->pass, dtypes), false, Place::at_end);
-      if (HasFailure()) return;
-    }
+  for_mixed_dtypes(GetParam().c, GetParam().row->pass, [this](const auto&... with) { agree(with...); });
 }
 
 TEST_P(CudaKernel, TakesViews) {
-  for (DType t : {DType::float32, DType::bfloat16}) {
-    const Truth truth(GetParam().c, GetParam().row->pass, Dtypes(t));
-    for (Place place : {Place::gaps, Place::reversed})
-      for (bool nchw : {false, true}) {
-        SCOPED_TRACE(place == Place::gaps ? "gaps" : "reversed");
-        agree(truth, nchw, place);
-        if (HasFailure()) return;
-      }
-  }
+  for_views(GetParam().c, GetParam().row->pass, [this](const auto&... with) { agree(with...); });
 }
 
 // ------ A row on some cases
@@ -171,12 +158,12 @@ TEST_P(CudaRow, AgreesWithTheReferenceInItsOwnShapes) {
   });
 }
 
-// One image at a time, all at once: the same sums where their order is fixed.
+// One image at a time, all at once: the same sums where their order is fixed, else as near the reference's.
 TEST_P(CudaRow, TakesImagesInSlices) {
-  if (!deterministic(*GetParam())) GTEST_SKIP() << "its sums have no order";
   Case c;
   for (const Case& one : small_cases())
     if (one.name == "batch_5") c = one;
+  const Truth truth(c, GetParam()->pass, Dtypes(DType::float16));
   for (bool nchw : {false, true}) {
     Call call(c, GetParam()->pass, Dtypes(DType::float16), nchw);
     call.device = {DeviceType::cuda, 0};
@@ -188,7 +175,8 @@ TEST_P(CudaRow, TakesImagesInSlices) {
     const std::size_t all = call.workspace(e);
     cuda::tuning().scratch_bytes = 1;
     call.run(e);
-    EXPECT_EQ(call.bytes(), want);
+    if (deterministic(*GetParam())) { EXPECT_EQ(call.bytes(), want); }
+    expect_close(call, truth);
     if (all) { EXPECT_LT(call.workspace(e), all); }
   }
 }
@@ -236,9 +224,3 @@ TEST_P(CudaRow, TakesTensorsPast2To31Elements) {
 
 }  // namespace
 }  // namespace tapfield::testing
-
-int main(int argc, char** argv) {
-  setenv("TAPFIELD_CUDA_LIBRARY", TAPFIELD_CUDA_ON_CPU, 1);
-  testing::InitGoogleTest(&argc, argv);
-  return RUN_ALL_TESTS();
-}

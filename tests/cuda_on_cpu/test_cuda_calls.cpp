@@ -247,9 +247,3 @@ TEST(Machine, ShufflesAndVotes) {
 
 }  // namespace
 }  // namespace tapfield::testing
-
-int main(int argc, char** argv) {
-  setenv("TAPFIELD_CUDA_LIBRARY", TAPFIELD_CUDA_ON_CPU, 1);
-  testing::InitGoogleTest(&argc, argv);
-  return RUN_ALL_TESTS();
-}

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """deform_conv2d, torchvision's operator: shapes without data, derivatives, vmap, autocast.
 
-Kernels: python/torch_conv2d.cpp; on a GPU, the operators of operators.py and convolutions. The second derivative and the tangents are formulas in whole tensors of columns
-(Kh*Kw times the output); the operator and its gradient work band by band.
+Kernels: python/torch_conv2d.cpp; on a GPU, the operators of operators.py and convolutions. The second derivative and
+the tangents are formulas in whole tensors of columns (Kh*Kw times the output), and so is all on a GPU; on the CPU the
+operator and its gradient work band by band.
 """
 
 import torch
