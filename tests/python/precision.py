@@ -9,6 +9,8 @@ off. Bounds: tolerance.py.
 """
 
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 
@@ -18,36 +20,41 @@ from oracle import Oracle
 from tolerance import RMS_ELEMENTS, units
 
 
-def measure(which, rows):
-    """{(output, dtype): (worst, rms, case of the worst)}"""
-    found = {}
-    for dtype in DTYPES:
-        for case in CASES:
-            t = case.tensors(dtype)
-            sums = calls.truth(which, Oracle(t.x, t.offsets, **case.geometry), t)
+def measure(case, dtype, names):
+    """{(pass, output): (worst, rms)} of one case."""
+    t, found = case.tensors(dtype), {}
+    oracle = Oracle(t.x, t.offsets, **case.geometry)
+    for which in calls.PASSES:
+        sums = calls.truth(which, oracle, t)
+        for row in [n for n in names if n is None or n in calls.rows(which)]:
             for layout in LAYOUTS:
-                for row in rows:
-                    outputs = calls.call(which, case, t, layout, row, run=calls.able) or ()
-                    for name, got, want in zip(calls.OUTPUTS[which], outputs, sums):
-                        u = units(got, want, dtype)
-                        if not u.size:
-                            continue
-                        worst, rms, where = found.get((name, dtype), (0.0, 0.0, ""))
-                        if u.max() >= worst:
-                            worst, where = u.max(), case.name
-                        if u.size >= RMS_ELEMENTS:
-                            rms = max(rms, np.sqrt(np.mean(u**2)))
-                        found[name, dtype] = worst, rms, where
+                outputs = calls.call(which, case, t, layout, row, run=calls.able) or ()
+                for name, got, want in zip(calls.OUTPUTS[which], outputs, sums):
+                    u = units(got, want, dtype)
+                    worst, rms = found.get((which, name), (0.0, 0.0))
+                    if u.size:
+                        worst = max(worst, u.max())
+                    if u.size >= RMS_ELEMENTS:
+                        rms = max(rms, np.sqrt(np.mean(u**2)))
+                    found[which, name] = worst, rms
     return found
 
 
 def main():
     names = sys.argv[1:] or [None]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        jobs = {(d, c.name): pool.submit(measure, c, d, names) for d in DTYPES for c in CASES}
+        found = {key: job.result() for key, job in jobs.items()}
     print("| pass | output | dtype | worst, eps | rms, eps | worst in case |\n|---|---|---|---|---|---|")
     for which in calls.PASSES:
-        rows = [n for n in names if n is None or n in calls.rows(which)]
-        for (name, dtype), (worst, rms, where) in measure(which, rows).items() if rows else ():
-            print(f"| {which} | {name} | {dtype} | {worst:.2f} | {rms:.2f} | {where} |")
+        for name in calls.OUTPUTS[which]:
+            for dtype in DTYPES:
+                of = {c.name: found[dtype, c.name].get((which, name)) for c in CASES}
+                of = {case: pair for case, pair in of.items() if pair}
+                if of:
+                    case = max(of, key=lambda c: of[c][0])
+                    rms = max(pair[1] for pair in of.values())
+                    print(f"| {which} | {name} | {dtype} | {of[case][0]:.2f} | {rms:.2f} | {case} |")
 
 
 if __name__ == "__main__":
