@@ -41,14 +41,13 @@ HWY_INLINE void Put(D d, hn::Vec<D> v, T* y) {
 // Two neighbours.
 template <bool kStream, class T, class D>
 HWY_INLINE void Put2(D d, hn::Vec<D> a, hn::Vec<D> b, T* y) {
-  const hn::Rebind<Bits<T>, D> db;
-  if constexpr (sizeof(T) * hn::MaxLanes(D()) == 8) {
-    const hn::Twice<decltype(db)> d2;
-    const auto both = hn::Combine(d2, Narrow<T>(d, b), Narrow<T>(d, a));
-    if constexpr (kStream)
-      hn::Stream(both, d2, reinterpret_cast<Bits<T>*>(y));
+  if constexpr (sizeof(T) == 2) {
+    const hn::Repartition<std::uint16_t, D> d16;
+    const auto both = Narrow2<T>(d, a, b);
+    if constexpr (kStream && sizeof(T) * hn::MaxLanes(d16) >= 16)
+      hn::Stream(both, d16, reinterpret_cast<std::uint16_t*>(y));
     else
-      hn::StoreU(both, d2, reinterpret_cast<Bits<T>*>(y));
+      hn::StoreU(both, d16, reinterpret_cast<std::uint16_t*>(y));
   } else {
     Put<kStream>(d, a, y), Put<kStream>(d, b, y + hn::MaxLanes(D()));
   }
@@ -98,10 +97,12 @@ HWY_INLINE void BlendRow(const Cells<F, At>& cells, const S* x, const Grid& grid
   const S* p00 = kInterior ? x + cells.at[l] : Corner(x, cells.at[l], dead_shift);
   const std::int64_t r = kInterior ? grid.w_stride : cells.right[l];
   const S* p10 = p00 + (kInterior ? grid.h_stride : cells.down[l]);
+  const auto blend = [&](std::int64_t c) HWY_ATTR {
+    return BlendVector<false>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, 0);
+  };
   std::int64_t c = 0;
-  for (; c + vector <= channels; c += vector)
-    Put<kStream>(d, BlendVector<false>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, 0),
-                 y + c);
+  for (; c + 2 * vector <= channels; c += 2 * vector) Put2<kStream>(d, blend(c), blend(c + vector), y + c);
+  for (; c + vector <= channels; c += vector) Put<kStream>(d, blend(c), y + c);
   if (kKind == kTails && c < channels) {
     const auto n = static_cast<std::size_t>(channels - c);
     StoreN<true>(BlendVector<true>(d, p00 + c, p00 + r + c, p10 + c, p10 + r + c, w00, w01, w10, w11, n), d,

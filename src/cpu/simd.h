@@ -14,6 +14,7 @@
 
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -70,18 +71,24 @@ HWY_INLINE hn::Vec<D> FromBfloat16(D d, hn::Vec<hn::Rebind<std::uint16_t, D>> bi
   return hn::BitCast(d, hn::ShiftLeft<16>(hn::PromoteTo(du, bits)));
 }
 
-// Adds just under half of the last kept digit, or exactly half if that digit is odd, and cuts.
+// v rounded, in the upper halves of its lanes: adds just under half of the last kept digit, or exactly half
+// if that digit is odd; a NaN is made quiet instead, so that cutting leaves one.
 template <class D>
-HWY_INLINE hn::Vec<hn::Rebind<std::uint16_t, D>> ToBfloat16(D, hn::Vec<D> v) {
+HWY_INLINE hn::Vec<hn::Rebind<std::uint32_t, D>> RoundBfloat16(D, hn::Vec<D> v) {
   const hn::Rebind<std::uint32_t, D> du;
-  const hn::Rebind<std::int32_t, D> di;
-  const hn::Rebind<std::uint16_t, D> d16;
   const auto bits = hn::BitCast(du, v);
   const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
   const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
   const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
   const auto nan = hn::RebindMask(du, hn::Not(hn::Eq(v, v)));
-  return hn::DemoteTo(d16, hn::BitCast(di, hn::ShiftRight<16>(hn::IfThenElse(nan, quiet, rounded))));
+  return hn::IfThenElse(nan, quiet, rounded);
+}
+
+template <class D>
+HWY_INLINE hn::Vec<hn::Rebind<std::uint16_t, D>> ToBfloat16(D d, hn::Vec<D> v) {
+  const hn::Rebind<std::int32_t, D> di;
+  return hn::DemoteTo(hn::Rebind<std::uint16_t, D>(),
+                      hn::BitCast(di, hn::ShiftRight<16>(RoundBfloat16(d, v))));
 }
 
 template <class D>
@@ -148,6 +155,17 @@ HWY_INLINE auto Narrow(D d, hn::Vec<D> v) {
     return ToFloat16(d, v);
   else
     return v;
+}
+
+// a and then b, of 16 bits.
+template <class T, class D>
+HWY_INLINE auto Narrow2(D d, hn::Vec<D> a, hn::Vec<D> b) {
+  if constexpr (std::is_same_v<T, bfloat16_t>) {
+    const hn::Repartition<std::uint16_t, D> d16;
+    return hn::ConcatOdd(d16, hn::BitCast(d16, RoundBfloat16(d, b)), hn::BitCast(d16, RoundBfloat16(d, a)));
+  } else {
+    return hn::Combine(hn::Repartition<std::uint16_t, D>(), Narrow<T>(d, b), Narrow<T>(d, a));
+  }
 }
 
 template <class D, class T>
@@ -241,6 +259,38 @@ HWY_INLINE void SumLanes4(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec
     out[1] = hn::GetLane(hn::SumOfLanes(d, b));
     out[2] = hn::GetLane(hn::SumOfLanes(d, c));
     out[3] = hn::GetLane(hn::SumOfLanes(d, e));
+  }
+}
+
+// Four sums over lanes that grow vector by vector: `parts` holds a, b, c, e of every 128-bit block.
+template <class F>
+constexpr std::size_t kDotParts = std::max<std::size_t>(4,
+                                                        sizeof(F) / 4 * hn::MaxLanes(hn::ScalableTag<F>()));
+
+template <class D, class F = hn::TFromD<D>>
+HWY_INLINE void AddParts(D d, const hn::Vec<D> (&v)[4], F* HWY_RESTRICT parts, bool first) {
+  const auto add = [&](hn::Vec<D> more, F* to)
+                       HWY_ATTR { hn::Store(first ? more : hn::Add(hn::Load(d, to), more), d, to); };
+  if constexpr (sizeof(F) == 4) {
+    add(SumWithinBlocks(d, v[0], v[1], v[2], v[3]), parts);
+  } else {
+    add(hn::Add(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1])), parts);
+    add(hn::Add(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3])),
+        parts + hn::MaxLanes(D()));
+  }
+}
+
+// out [4][4] = the sums of four neighbours in parts [4][kDotParts].
+template <class F>
+HWY_INLINE void SumParts(const F* HWY_RESTRICT parts, F* HWY_RESTRICT out) {
+  const hn::ScalableTag<F> d;
+  constexpr std::size_t kParts = kDotParts<F>;
+  if constexpr (sizeof(F) == 4) {
+    const hn::Vec<decltype(d)> v[4] = {hn::Load(d, parts), hn::Load(d, parts + kParts),
+                                       hn::Load(d, parts + 2 * kParts), hn::Load(d, parts + 3 * kParts)};
+    SumBlocks4(d, v, out);
+  } else {
+    for (int j = 0; j < 8; ++j) SumBlocks(d, hn::Load(d, parts + j * hn::MaxLanes(d)), out + 2 * j);
   }
 }
 

@@ -20,9 +20,9 @@
 #define TAPFIELD_CPU_SWEEP_ONCE_
 namespace tapfield::cpu {
 
-// Rows of grad are fetched this many taps ahead of their use: some 16 x 128 bytes are under way, about what a
-// core's line fill buffers and L2 queue hold.
-constexpr std::uint32_t kAhead = 16;
+// Rows of grad are fetched into L2 this many taps ahead of their use: fetches into L1 wait for its few fill
+// buffers (Zen 4: a, d and q took 1.3 times as long).
+constexpr std::uint32_t kAhead = 32;
 
 // Where finished rows of grad_x go: the tensor itself in T or float, or an image of sums.
 template <class T, class F>
@@ -42,6 +42,10 @@ namespace tapfield::cpu::HWY_NAMESPACE {
 // Vectors of one block of channels: 8 corners of x, 8 sums, 4 dots, 4 weights and 2 of grad fill 26
 // registers of 32. The second derivative reads most of its 16 corners from L1 instead.
 constexpr int kVectors = HWY_TARGET <= HWY_AVX3 || HWY_TARGET == HWY_NEON ? 2 : 1;
+
+// Vectors whose elements fill a cache line of T.
+template <class T, class F = Compute<T>>
+constexpr int kLineVectors = std::max<int>(1, 64 / (sizeof(T) * hn::MaxLanes(hn::ScalableTag<F>())));
 
 // T: of x and grad; U: of gg_x; kSecond: grad_grad, else grad.
 template <class T, class U, bool kSecond, class F = Compute<T>>
@@ -85,7 +89,7 @@ struct Sweep {
     std::int64_t rows[kRing];
     // By what a tap adds to its corners' sums: m b, or second and then m b, which weighs gg_x.
     F weights[kPiece][kSecond ? 8 : 4];
-    F dots[kPiece][kSecond ? 8 : 4];
+    alignas(64) F dots[kSecond ? 2 : 1][kPiece][kDotParts<F>];  // with x, with gg_x
 
     std::int64_t& row(std::uint32_t place) { return rows[place % kRing]; }
   };
@@ -108,17 +112,19 @@ struct Sweep {
   }
 
   void WriteDots(const Stream& s, std::uint32_t begin, std::uint32_t end) const {
-    const auto put = [&](F* to, const F* from) {
-      if (first_channels)
-        std::memcpy(to, from, 4 * sizeof(F));
-      else
-        for (int k = 0; k < 4; ++k) to[k] += from[k];
-    };
-    for (std::uint32_t t = begin; t < end; ++t) {
-      const std::size_t tap = scratch.order[t];
-      put(scratch.dots + 4 * tap, s.dots[t - begin]);
-      if constexpr (kSecond) put(scratch.dots_u + 4 * tap, s.dots[t - begin] + 4);
-    }
+    for (std::uint32_t t = begin; t < end;
+         t += 4)  // four side by side; some past the end, which nobody reads
+      for (int with = 0; with < (kSecond ? 2 : 1); ++with) {
+        F sums[4][4];
+        SumParts(s.dots[with][t - begin], sums[0]);
+        for (std::uint32_t j = 0; j < std::min(4u, end - t); ++j) {
+          F* to = (with ? scratch.dots_u : scratch.dots) + 4 * std::size_t{scratch.order[t + j]};
+          if (first_channels)
+            std::memcpy(to, sums[j], 4 * sizeof(F));
+          else
+            for (int k = 0; k < 4; ++k) to[k] += sums[j][k];
+        }
+      }
   }
 
   // ------ Sums of a piece's taps
@@ -139,15 +145,9 @@ struct Sweep {
       }
       for (int k = 0; k < 4; ++k) sum[k][v] = hn::Zero(d);
     }
-    const auto put = [&](const V(&dots)[4], F* to) HWY_ATTR {
-      if (c == 0) return SumLanes4(d, dots[0], dots[1], dots[2], dots[3], to);
-      F more[4];
-      SumLanes4(d, dots[0], dots[1], dots[2], dots[3], more);
-      for (int k = 0; k < 4; ++k) to[k] += more[k];
-    };
     for (std::uint32_t t = begin; t < end; ++t) {
       const T* ahead = grad + s.row(t + kAhead) + c;
-      for (int v = 0; v < kCount; ++v) __builtin_prefetch(ahead + v * lanes);
+      for (int v = 0; v < kCount; v += kLineVectors<T>) __builtin_prefetch(ahead + v * lanes, 0, 2);
       const std::int64_t row = s.row(t) + c;
       const F* w = s.weights[t - begin];
       V dots[4], dots_u[4];
@@ -167,8 +167,8 @@ struct Sweep {
           StoreN<kTail>(out, d, grad_grad + row + v * lanes, n);
         }
       }
-      put(dots, s.dots[t - begin]);
-      if constexpr (kSecond) put(dots_u, s.dots[t - begin] + 4);
+      AddParts(d, dots, s.dots[0][t - begin], c == 0);
+      if constexpr (kSecond) AddParts(d, dots_u, s.dots[1][t - begin], c == 0);
     }
   }
 

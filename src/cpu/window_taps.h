@@ -42,12 +42,13 @@ struct Taps {
 // Taps per step of the loops below; lanes are padded to it.
 constexpr std::int64_t kStep = 4;
 
+// Into L2: L1 holds the windows, and would drop what is fetched pixels before its use.
 template <class F>
 HWY_INLINE void FetchAhead(const Taps<F>& t, std::int64_t l) {
-  for (std::int64_t j = l; j < l + kStep; ++j) __builtin_prefetch(t.grad_ahead + t.lane_grad[j]);
+  for (std::int64_t j = l; j < l + kStep; ++j) __builtin_prefetch(t.grad_ahead + t.lane_grad[j], 0, 2);
   if (l % static_cast<std::int64_t>(64 / sizeof(F))) return;
   for (std::int64_t q = 0; q < t.planes; ++q) {
-    __builtin_prefetch(t.offsets_ahead[q] + l * t.offset_size);
+    __builtin_prefetch(t.offsets_ahead[q] + l * t.offset_size, 0, 2);
     __builtin_prefetch(t.grad_offsets_ahead[q] + l * t.grad_offset_size, 1);
   }
 }
