@@ -13,11 +13,11 @@ using Address = std::uint64_t;  // of device memory; 0: absent
 
 template <class Index>
 struct Geometry {
-  Index n, h, w, c;                             // of x
-  Index ho, wo, groups, kh, kw;                 // taps are [n, ho, wo, groups, kh, kw]
+  Index n, h, w, c;              // of x
+  Index ho, wo, groups, kh, kw;  // taps are [n, ho, wo, groups, kh, kw]
   Index stride_h, stride_w, dil_h, dil_w, top, left;
-  Index planes, channels;                       // of offsets, 2 or 3; of a group
-  std::int32_t closed;                          // the border: 0 or 1
+  Index planes, channels;  // of offsets, 2 or 3; of a group
+  std::int32_t closed;     // the border: 0 or 1
 };
 
 // T is x's type: half, bfloat16_t or float. "wide": of float32, where T has 16 bits or not.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One tap on the device. Functions take and return builtin scalars alone: all that a function called from SIMT
-// code may. Not for the host.
+// One tap on the device. Functions take and return builtin scalars alone: all that a function called from
+// SIMT code may. Not for the host.
 #pragma once
 
 #include "kernel_operator.h"
@@ -33,8 +33,8 @@ TAPFIELD_DEVICE float floor_of(float v) {
 // Along one axis, from a tap's integer base and its offset: the cell, and the weights of its lower and upper
 // corner. False, and the cell is 0, where the tap is dead.
 template <class Index>
-TAPFIELD_DEVICE bool locate_along(float offset, Index base, Index size, bool closed, Index& cell, float& lower,
-                                  float& upper) {
+TAPFIELD_DEVICE bool locate_along(float offset, Index base, Index size, bool closed, Index& cell,
+                                  float& lower, float& upper) {
   const float below = floor_of(offset);
   cell = 0, lower = 0, upper = 0;
   if (!math::reaches(below)) return false;

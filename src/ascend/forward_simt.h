@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forward on the 950 (dav-3510): y = the masked blend of x at every tap, docs/operators.md, "Forward". A team of
-// 2^k threads shares a tap, each with every 2^k-th channel of its group, so that neighbours read and write side
-// by side. Every element is one sum in one order: the same bits on every run.
+// Forward on the 950 (dav-3510): y = the masked blend of x at every tap, docs/operators.md, "Forward". A team
+// of 2^k threads shares a tap, each with every 2^k-th channel of its group, so that neighbours read and write
+// side by side. Every element is one sum in one order: the same bits on every run.
 #pragma once
 
 #include "ascend/simt.h"
@@ -18,9 +18,9 @@ __simt_vf__ __launch_bounds__(kThreads) inline void forward_taps(Arguments<Index
   for (Index tap = me / team; tap < taps; tap += all / team) {
     Index h0, w0, g, pixels;
     float hh, lh, hw, lw, m;
-    const bool live = locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h, q.stride_w,
-                                q.dil_h, q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0, w0, hh, lh, hw, lw, m,
-                                g, pixels);
+    const bool live = locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h,
+                                q.stride_w, q.dil_h, q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0,
+                                w0, hh, lh, hw, lw, m, g, pixels);
     const bool top = live && math::inside(h0, q.h), bottom = live && math::inside(h0 + 1, q.h);
     const bool left = math::inside(w0, q.w), right = math::inside(w0 + 1, q.w);
     const Index corner = (pixels + h0 * q.w + w0) * q.c + g * q.channels, down = q.w * q.c;

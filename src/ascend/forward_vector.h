@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forward on A2 and A3 (dav-2201): y = the masked blend of x at every tap, docs/operators.md, "Forward". A core
-// fetches the corner rows of a tile's taps, blends them, and writes rows of y. Every element is one sum in one
-// order: the same bits on every run.
+// Forward on A2 and A3 (dav-2201): y = the masked blend of x at every tap, docs/operators.md, "Forward". A
+// core fetches the corner rows of a tile's taps, blends them, and writes rows of y. Every element is one sum
+// in one order: the same bits on every run.
 #pragma once
 
 #include "ascend/vector.h"
@@ -23,8 +23,7 @@ class ForwardCore {
   }
 
   __aicore__ inline void run() {
-    const Share mine =
-        share_of(tiles(a_.geometry, plan_), AscendC::GetBlockIdx(), AscendC::GetBlockNum());
+    const Share mine = share_of(tiles(a_.geometry, plan_), AscendC::GetBlockIdx(), AscendC::GetBlockNum());
     for (std::int64_t i = mine.begin; i < mine.end; ++i) {
       const Tile tile = tile_at(a_.geometry, plan_, i);
       taps_of_.locate(tile, taps_);
@@ -46,12 +45,16 @@ class ForwardCore {
     const AscendC::LocalTensor<T> to = in_.template AllocTensor<T>();
     const std::int32_t row = row_of(plan_);
     rows_ = 0;
-    for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i)
-      for_corner_rows(taps_[i], [&](std::int64_t h, std::int64_t w, std::int32_t count) {
-        copy_in(to[rows_ * row], x[pixel_at(q, tile.n, h, w) + tile.g * q.channels + piece.first], count, piece.length,
-                row, q.c);
-        rows_ += count;
-      });
+    for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
+      const Tap& t = taps_[i];
+      for (int far = 0; far < 2; ++far) {
+        if (!t.in_h[far]) continue;
+        copy_in(to[rows_ * row],
+                x[pixel_at(q, tile.n, t.h0 + far, first_column(t)) + tile.g * q.channels + piece.first],
+                columns(t), piece.length, row, q.c);
+        rows_ += columns(t);
+      }
+    }
     in_.EnQue(to);
   }
 
@@ -59,7 +62,8 @@ class ForwardCore {
     AscendC::LocalTensor<T> x = in_.template DeQue<T>(), y = out_.template AllocTensor<T>();
     const std::int32_t row = row_of(plan_);
     if constexpr (kNarrow<T>) {
-      const AscendC::LocalTensor<float> wide = wide_.template Get<float>(), sums = sums_.template Get<float>();
+      const AscendC::LocalTensor<float> wide = wide_.template Get<float>(),
+                                        sums = sums_.template Get<float>();
       vector_barrier();  // the last tile's have been read
       if (rows_) AscendC::Cast(wide, x, AscendC::RoundMode::CAST_NONE, rows_ * row);
       vector_barrier();
@@ -72,8 +76,8 @@ class ForwardCore {
     out_.EnQue(y);
   }
 
-  // sums[tap] = its weights times its rows of x; 0 where it is dead. A tap's corners are added one after the other,
-  // all taps' at the same time.
+  // sums[tap] = its weights times its rows of x; 0 where it is dead. A tap's corners are added one after the
+  // other, all taps' at the same time.
   __aicore__ inline void sum(const Tile& tile, const Piece& piece, const AscendC::LocalTensor<float>& x,
                              const AscendC::LocalTensor<float>& sums) {
     const std::int32_t row = row_of(plan_), taps = tile.pixels * tile.taps;
@@ -107,10 +111,10 @@ class ForwardCore {
   const Plan plan_;
   AscendC::TPipe pipe_;
   TileTaps<T> taps_of_;
-  AscendC::TQue<AscendC::TPosition::VECIN, 1> in_;     // rows of x, as T
-  AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_;   // [tap][row], as T
-  AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;    // rows of x as float32
-  AscendC::TBuf<AscendC::TPosition::VECCALC> sums_;    // [tap][row] as float32
+  AscendC::TQue<AscendC::TPosition::VECIN, 1> in_;    // rows of x, as T
+  AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_;  // [tap][row], as T
+  AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;   // rows of x as float32
+  AscendC::TBuf<AscendC::TPosition::VECCALC> sums_;   // [tap][row] as float32
   Tap taps_[kMostTaps];
   std::int32_t rows_ = 0;  // fetched
 };

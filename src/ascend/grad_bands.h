@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// grad_x on A2 and A3 (dav-2201), deterministic. A core owns bands of grad_x, some rows times some columns of one
-// group, and keeps a band's sums in UB as float32. It goes through all taps of the image and group in their order:
-// every sum is one sum in one order, and there are no atomics, no scratch and no meeting. The price is that each
-// band locates all taps.
+// grad_x on A2 and A3 (dav-2201), deterministic. A core owns bands of grad_x, some rows times some columns of
+// one group, and keeps a band's sums in UB as float32. It goes through all taps of the image and group in
+// their order: every sum is one sum in one order, and there are no atomics, no scratch and no meeting. The
+// price is that each band locates all taps.
 #pragma once
 
 #include "ascend/vector.h"
@@ -118,11 +118,12 @@ class BandCore {
           sync<AscendC::HardEvent::MTE3_V>();  // the last row has been stored
           AscendC::Cast(narrow, sums[h * line], AscendC::RoundMode::CAST_RINT, line);
           sync<AscendC::HardEvent::V_MTE3>();
-          copy_out(tensor<T>(a_.grad_x, q.n * q.h * q.w * q.c)[to], narrow, band.columns, piece.length, row, q.c);
+          copy_out(tensor<T>(a_.grad_x, q.n * q.h * q.w * q.c)[to], narrow, band.columns, piece.length, row,
+                   q.c);
           continue;
         }
-      copy_out(tensor<float>(a_.grad_x, q.n * q.h * q.w * q.c)[to], sums[h * line], band.columns, piece.length, row,
-               q.c);
+      copy_out(tensor<float>(a_.grad_x, q.n * q.h * q.w * q.c)[to], sums[h * line], band.columns,
+               piece.length, row, q.c);
     }
   }
 
@@ -130,10 +131,10 @@ class BandCore {
   const Plan plan_;
   AscendC::TPipe pipe_;
   TileTaps<T> taps_of_;
-  AscendC::TQue<AscendC::TPosition::VECIN, 1> in_;    // rows of grad, as T
-  AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;   // the same as float32
-  AscendC::TBuf<AscendC::TPosition::VECOUT> sums_;    // [band_h][band_w][row]
-  AscendC::TBuf<AscendC::TPosition::VECOUT> out_;     // one of its rows, as T
+  AscendC::TQue<AscendC::TPosition::VECIN, 1> in_;   // rows of grad, as T
+  AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;  // the same as float32
+  AscendC::TBuf<AscendC::TPosition::VECOUT> sums_;   // [band_h][band_w][row]
+  AscendC::TBuf<AscendC::TPosition::VECOUT> out_;    // one of its rows, as T
   Tap taps_[kMostTaps];
   std::int32_t rows_ = 0;  // fetched
 };

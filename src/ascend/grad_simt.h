@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Gradient on the 950 (dav-3510), docs/operators.md, "Gradient".
 //
-// Fast: grad_x is zeroed, all cores meet, then each tap's team of threads adds to its corners with atomics, side
-// by side. Sums are float32 whatever T is; where grad_x has T's 16 bits they are scratch, rounded once at the end.
-// Deterministic: a core owns bands of grad_x's rows, a thread a channel of them. It goes through all taps of the
-// image in their order, so every sum is one sum in one order, and there are no atomics.
+// Fast: grad_x is zeroed, all cores meet, then each tap's team of threads adds to its corners with atomics,
+// side by side. Sums are float32 whatever T is; where grad_x has T's 16 bits they are scratch, rounded once
+// at the end. Deterministic: a core owns bands of grad_x's rows, a thread a channel of them. It goes through
+// all taps of the image in their order, so every sum is one sum in one order, and there are no atomics.
 // grad_offsets is the same in both: one thread a tap adds up its dots in the order of the channels.
 #pragma once
 
@@ -32,8 +32,9 @@ __simt_vf__ __launch_bounds__(kThreads) inline void add_taps(Arguments<Index> a,
   for (Index tap = me / team; tap < taps; tap += all / team) {
     Index h0, w0, g, pixels;
     float hh, lh, hw, lw, m;
-    if (!locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h, q.stride_w, q.dil_h,
-                   q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0, w0, hh, lh, hw, lw, m, g, pixels))
+    if (!locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h, q.stride_w,
+                   q.dil_h, q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0, w0, hh, lh, hw, lw, m,
+                   g, pixels))
       continue;
     const bool top = math::inside(h0, q.h), bottom = math::inside(h0 + 1, q.h);
     const bool left = math::inside(w0, q.w), right = math::inside(w0 + 1, q.w);
@@ -68,7 +69,8 @@ __simt_vf__ __launch_bounds__(kThreads) inline void sum_bands(Arguments<Index> a
   const Geometry<Index>& q = a.geometry;
   const Index bands = (q.h + rows - 1) / rows, taps = q.ho * q.kh * q.wo * q.kw * q.groups;  // of an image
   __gm__ float* sums = at<float>(a.sums);
-  for (Index band = static_cast<Index>(blockIdx.x); band < q.n * bands; band += static_cast<Index>(gridDim.x)) {
+  for (Index band = static_cast<Index>(blockIdx.x); band < q.n * bands;
+       band += static_cast<Index>(gridDim.x)) {
     const Index n = band / bands, first = band % bands * rows;
     const Index last = first + rows < q.h ? first + rows : q.h;  // one past
     for (Index channel = static_cast<Index>(threadIdx.x); channel < q.c; channel += kThreads) {
@@ -78,9 +80,9 @@ __simt_vf__ __launch_bounds__(kThreads) inline void sum_bands(Arguments<Index> a
       for (Index tap = n * taps + group; tap < (n + 1) * taps; tap += q.groups) {
         Index h0, w0, g, pixels;
         float hh, lh, hw, lw, m;
-        if (!locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h, q.stride_w,
-                       q.dil_h, q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0, w0, hh, lh, hw, lw, m, g,
-                       pixels))
+        if (!locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h,
+                       q.stride_w, q.dil_h, q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0, w0, hh,
+                       lh, hw, lw, m, g, pixels))
           continue;
         const bool top = h0 >= first && h0 < last, bottom = h0 + 1 >= first && h0 + 1 < last;
         if (!top && !bottom) continue;
@@ -110,9 +112,9 @@ __simt_vf__ __launch_bounds__(kThreads) inline void sum_dots(Arguments<Index> a)
   for (Index tap = static_cast<Index>(blockIdx.x) * kThreads + threadIdx.x; tap < taps; tap += all) {
     Index h0, w0, g, pixels, base_h, base_w;
     float hh, lh, hw, lw, m;
-    const bool live = locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h, q.stride_w,
-                                q.dil_h, q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0, w0, hh, lh, hw, lw, m,
-                                g, pixels);
+    const bool live = locate<T>(a.offsets, a.offsets_wide, tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h,
+                                q.stride_w, q.dil_h, q.dil_w, q.top, q.left, q.planes, q.h, q.w, q.closed, h0,
+                                w0, hh, lh, hw, lw, m, g, pixels);
     float along_w = 0, along_h = 0, mask = 0;
     if (live) {
       const bool top = math::inside(h0, q.h), bottom = math::inside(h0 + 1, q.h);
@@ -132,16 +134,16 @@ __simt_vf__ __launch_bounds__(kThreads) inline void sum_dots(Arguments<Index> a)
       along_h = math::grad_offset_h(hw, lw, m, s00, s01, s10, s11);
       mask = math::grad_mask(hh, lh, hw, lw, s00, s01, s10, s11);
     }
-    const Index o = place(tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h, q.stride_w, q.dil_h, q.dil_w, q.top, q.left,
-                          q.planes, q.h, q.w, base_h, base_w, g, pixels);
+    const Index o = place(tap, q.groups, q.kw, q.wo, q.kh, q.ho, q.stride_h, q.stride_w, q.dil_h, q.dil_w,
+                          q.top, q.left, q.planes, q.h, q.w, base_h, base_w, g, pixels);
     write<T>(a.grad_offsets, a.grad_offsets_wide, o, along_w);
     write<T>(a.grad_offsets, a.grad_offsets_wide, o + plane, along_h);
     if (q.planes == 3) write<T>(a.grad_offsets, a.grad_offsets_wide, o + 2 * plane, mask);
   }
 }
 
-// ------ Kernels: one launch each. Cores meet in the fast one, so all of them must run at once: not more than the
-// device has, and none left to another stream (schedmode 1).
+// ------ Kernels: one launch each. Cores meet in the fast one, so all of them must run at once: not more than
+// the device has, and none left to another stream (schedmode 1).
 
 template <class T, class Index>
 __schedmode__(1) __global__ __mix__(0, 1) void grad_simt(Arguments<Index> a, std::int32_t team) {

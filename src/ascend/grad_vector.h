@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradient on A2 and A3 (dav-2201), docs/operators.md, "Gradient". A core fetches a tile's rows of grad and, at its
-// taps' corners, of x; multiplies them and reduces the products to dots, from which the scalar unit makes
-// grad_offsets; scales the rows of grad.
+// Gradient on A2 and A3 (dav-2201), docs/operators.md, "Gradient". A core fetches a tile's rows of grad and,
+// at its taps' corners, of x; multiplies them and reduces the products to dots, from which the scalar unit
+// makes grad_offsets; scales the rows of grad.
 //
-// Fast: the sums are zeroed, all cores meet, then scaled rows are added to them by atomic copies. Sums are float32
-// whatever T is; where grad_x has T's 16 bits they are scratch, rounded once all cores have met again.
-// Deterministic: here grad_offsets alone; grad_x is another kernel's, grad_bands.h. Its dots are reduced in one
-// order: the same bits on every run, in both modes.
+// Fast: the sums are zeroed, all cores meet, then scaled rows are added to them by atomic copies. Sums are
+// float32 whatever T is; where grad_x has T's 16 bits they are scratch, rounded once all cores have met
+// again. Deterministic: here grad_offsets alone; grad_x is another kernel's, grad_bands.h. Its dots are
+// reduced in one order: the same bits on every run, in both modes.
 #pragma once
 
 #include "ascend/vector.h"
@@ -104,26 +104,18 @@ class GradCore {
       if (taps_[i].live)
         copy_in(to[live_++ * row], grad[taps_[i].row + piece.first], 1, piece.length, row, q.c);
     rows_ = live_;
-    for (std::int32_t i = 0; i < taps; ++i)
-      for_corner_rows(taps_[i], [&](std::int64_t h, std::int64_t w, std::int32_t count) {
-        copy_in(to[rows_ * row], x[pixel_at(q, tile.n, h, w) + tile.g * q.channels + piece.first], count, piece.length,
-                row, q.c);
-        rows_ += count;
-      });
+    for (std::int32_t i = 0; i < taps; ++i) {
+      const Tap& t = taps_[i];
+      for (int far = 0; far < 2; ++far) {
+        if (!t.in_h[far]) continue;
+        copy_in(to[rows_ * row],
+                x[pixel_at(q, tile.n, t.h0 + far, first_column(t)) + tile.g * q.channels + piece.first],
+                columns(t), piece.length, row, q.c);
+        rows_ += columns(t);
+      }
+    }
     rows_ -= live_;
     in_.EnQue(to);
-  }
-
-  // Calls visit(tap, corner, row of grad, row of x) for each corner inside the map, in the order of the rows of x.
-  template <class Visit>
-  __aicore__ inline void for_corners(const Tile& tile, const Visit& visit) const {
-    std::int32_t grad = 0, x = 0;
-    for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
-      if (!taps_[i].live) continue;
-      for (int corner = 0; corner < 4; ++corner)
-        if (inside(taps_[i], corner)) visit(taps_[i], corner, grad, x++);
-      ++grad;
-    }
   }
 
   // dots (+)= grad . x of each row of x; out = the rows of grad, scaled by the corners' weights.
@@ -133,22 +125,28 @@ class GradCore {
     const std::int32_t row = row_of(plan_);
     AscendC::LocalTensor<float> rows = float_rows(raw, (live_ + rows_) * row);
     const AscendC::LocalTensor<float> x = rows[live_ * row];
-    if constexpr (kAdd) {
-      AscendC::LocalTensor<float> out = out_.template AllocTensor<float>();
-      for_corners(tile, [&](const Tap& t, int corner, std::int32_t from, std::int32_t to) {
-        AscendC::Muls(out[to * row], rows[from * row], weight(t, corner), piece.length);
-      });
-      out_.EnQue(out);
+    AscendC::LocalTensor<float> out;
+    if constexpr (kAdd) out = out_.template AllocTensor<float>();
+    std::int32_t grad = 0, at = 0;  // rows
+    for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
+      if (!taps_[i].live) continue;
+      for (int corner = 0; corner < 4; ++corner) {
+        if (!inside(taps_[i], corner)) continue;
+        if constexpr (kAdd)
+          AscendC::Muls(out[at * row], rows[grad * row], weight(taps_[i], corner), piece.length);
+        AscendC::Mul(x[at * row], x[at * row], rows[grad * row], piece.length);
+        ++at;
+      }
+      ++grad;
     }
-    for_corners(tile, [&](const Tap&, int, std::int32_t from, std::int32_t to) {
-      AscendC::Mul(x[to * row], x[to * row], rows[from * row], piece.length);
-    });
+    if constexpr (kAdd) out_.EnQue(out);
     vector_barrier();
     reduce(x, piece.length, is_first);
     in_.FreeTensor(raw);
   }
 
-  __aicore__ inline AscendC::LocalTensor<float> float_rows(const AscendC::LocalTensor<T>& raw, std::int32_t count) {
+  __aicore__ inline AscendC::LocalTensor<float> float_rows(const AscendC::LocalTensor<T>& raw,
+                                                           std::int32_t count) {
     if constexpr (kNarrow<T>) {
       const AscendC::LocalTensor<float> wide = wide_.template Get<float>();
       vector_barrier();  // the last piece's have been read
@@ -163,13 +161,14 @@ class GradCore {
   // One instruction sums the same 64 channels of every row.
   __aicore__ inline void reduce(const AscendC::LocalTensor<float>& x, std::int32_t length, bool is_first) {
     constexpr std::int32_t kChannels = 64;
-    const AscendC::LocalTensor<float> dots = dots_.template Get<float>(), parts = parts_.template Get<float>();
+    const AscendC::LocalTensor<float> dots = dots_.template Get<float>(),
+                                      parts = parts_.template Get<float>();
     if (!rows_) return;
     for (std::int32_t c = 0; c < length; c += kChannels) {
       const bool sets = is_first && c == 0;
       AscendC::ReduceRepeat<AscendC::ReduceType::SUM>(sets ? dots : parts, x[c],
-                                                      length - c < kChannels ? length - c : kChannels, rows_, 1, 1,
-                                                      row_of(plan_) / 8);
+                                                      length - c < kChannels ? length - c : kChannels, rows_,
+                                                      1, 1, row_of(plan_) / 8);
       vector_barrier();
       if (sets) continue;
       AscendC::Add(dots, dots, parts, rows_);
@@ -185,12 +184,15 @@ class GradCore {
     const std::int32_t row = row_of(plan_);
     std::int32_t at = 0;
     AscendC::SetAtomicAdd<float>();
-    for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i)
-      for_corner_rows(taps_[i], [&](std::int64_t h, std::int64_t w, std::int32_t count) {
-        copy_out(sums[pixel_at(q, tile.n, h, w) + tile.g * q.channels + piece.first], from[at * row], count,
-                 piece.length, row, q.c);
-        at += count;
-      });
+    for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
+      const Tap& t = taps_[i];
+      for (int far = 0; far < 2; ++far) {
+        if (!t.in_h[far]) continue;
+        copy_out(sums[pixel_at(q, tile.n, t.h0 + far, first_column(t)) + tile.g * q.channels + piece.first],
+                 from[at * row], columns(t), piece.length, row, q.c);
+        at += columns(t);
+      }
+    }
     AscendC::SetAtomicNone();
     out_.FreeTensor(from);
   }
@@ -235,8 +237,8 @@ class GradCore {
     const std::int64_t step = q.planes * taps_of_.plane();
     const auto grad_offsets = tensor<E>(a_.grad_offsets, q.n * q.ho * q.wo * step);
     for (std::int32_t p = 0; p < plan_.planes; ++p)
-      copy_out(grad_offsets[taps_of_.first(tile) + p * taps_of_.plane()], from[p * plan_.pixels * row], tile.pixels,
-               tile.taps, row, step);
+      copy_out(grad_offsets[taps_of_.first(tile) + p * taps_of_.plane()], from[p * plan_.pixels * row],
+               tile.pixels, tile.taps, row, step);
   }
 
   const Arguments<std::int64_t>& a_;
@@ -244,17 +246,18 @@ class GradCore {
   GradBuffers bytes_;
   AscendC::TPipe pipe_;
   TileTaps<T> taps_of_;
-  AscendC::TQue<AscendC::TPosition::VECIN, 1> in_;     // rows of grad, then of x, as T
-  AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_;   // scaled rows, float32
-  AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;    // in_ as float32
-  AscendC::TBuf<AscendC::TPosition::VECCALC> dots_, parts_;             // [row of x]
-  AscendC::TBuf<AscendC::TPosition::VECOUT> slopes_, slopes_narrow_;    // grad_offsets: [planes][pixels][tap_row]
+  AscendC::TQue<AscendC::TPosition::VECIN, 1> in_;           // rows of grad, then of x, as T
+  AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_;         // scaled rows, float32
+  AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;          // in_ as float32
+  AscendC::TBuf<AscendC::TPosition::VECCALC> dots_, parts_;  // [row of x]
+  AscendC::TBuf<AscendC::TPosition::VECOUT> slopes_,
+      slopes_narrow_;  // grad_offsets: [planes][pixels][tap_row]
   Tap taps_[kMostTaps];
   std::int32_t live_ = 0, rows_ = 0;  // rows of grad, of x, that were fetched
 };
 
-// ------ Kernels: one launch each. Cores meet in the fast one, so all of them must run at once: not more than the
-// device has, and none left to another stream (schedmode 1).
+// ------ Kernels: one launch each. Cores meet in the fast one, so all of them must run at once: not more than
+// the device has, and none left to another stream (schedmode 1).
 
 template <class T>
 __schedmode__(1) __global__ __mix__(0, 1) void grad_vector(Arguments<std::int64_t> a, Plan plan) {

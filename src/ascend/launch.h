@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The launches, one function a kernel: queued on a stream, not waited for. Defined in the .asc files, which CANN's
-// compiler takes; called by C++ that knows nothing of it.
+// The launches, one function a kernel: queued on a stream, not waited for. Defined in the .asc files, which
+// CANN's compiler takes; called by C++ that knows nothing of it.
 #pragma once
 
 #include <cstdint>

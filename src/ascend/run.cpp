@@ -31,7 +31,8 @@ const char* why_not(const Problem& p) {
     if (!is_dense(*v, p.ho * p.kh, p.wo * p.kw, p.c)) return "tensors must be dense, in NHWC order";
   for (const View* v : {&p.offsets, &p.grad_offsets})
     if (!is_dense(*v, p.ho, p.wo, channels)) return "tensors must be dense, in NHWC order";
-  for (int64_t side : {p.h, p.w, p.stride_h, p.stride_w, p.dil_h * (p.kh - 1), p.dil_w * (p.kw - 1), p.top, p.left})
+  for (int64_t side :
+       {p.h, p.w, p.stride_h, p.stride_w, p.dil_h * (p.kh - 1), p.dil_w * (p.kw - 1), p.top, p.left})
     if (side >= int64_t{1} << 40) return "a side, stride, pad or kernel of 2^40 pixels";
   // A copy's step between rows is a 32-bit number of bytes.
   if (std::max(p.c, channels) >= int64_t{1} << 29) return "a pixel of 2^29 channels";
@@ -39,7 +40,8 @@ const char* why_not(const Problem& p) {
 }
 
 std::size_t scratch_bytes(const Problem& p) {
-  return p.pass == Pass::grad && !wide(p.grad_x) ? static_cast<std::size_t>(elements_of_x(p)) * sizeof(float) : 0;
+  return p.pass == Pass::grad && !wide(p.grad_x) ? static_cast<std::size_t>(elements_of_x(p)) * sizeof(float)
+                                                 : 0;
 }
 
 template <class Index>
@@ -47,14 +49,29 @@ Arguments<Index> arguments_of(const Problem& p, void* scratch) {
   const auto index = [](int64_t i) { return static_cast<Index>(i); };
   const auto address = [](const void* data) { return reinterpret_cast<Address>(data); };
   Arguments<Index> a{};
-  a.geometry = {index(p.n),        index(p.h),        index(p.w),     index(p.c),     index(p.ho),
-                index(p.wo),       index(p.groups),   index(p.kh),    index(p.kw),    index(p.stride_h),
-                index(p.stride_w), index(p.dil_h),    index(p.dil_w), index(p.top),   index(p.left),
-                index(p.planes()), index(p.group_channels()),         p.closed ? 1 : 0};
+  a.geometry = {index(p.n),
+                index(p.h),
+                index(p.w),
+                index(p.c),
+                index(p.ho),
+                index(p.wo),
+                index(p.groups),
+                index(p.kh),
+                index(p.kw),
+                index(p.stride_h),
+                index(p.stride_w),
+                index(p.dil_h),
+                index(p.dil_w),
+                index(p.top),
+                index(p.left),
+                index(p.planes()),
+                index(p.group_channels()),
+                p.closed ? 1 : 0};
   a.x = address(p.x.data), a.offsets = address(p.offsets.data), a.grad = address(p.grad.data);
   a.y = address(p.y.data), a.grad_x = address(p.grad_x.data), a.grad_offsets = address(p.grad_offsets.data);
   a.sums = scratch_bytes(p) ? address(scratch) : a.grad_x;
-  a.offsets_wide = wide(p.offsets), a.grad_x_wide = wide(p.grad_x), a.grad_offsets_wide = wide(p.grad_offsets);
+  a.offsets_wide = wide(p.offsets), a.grad_x_wide = wide(p.grad_x),
+  a.grad_offsets_wide = wide(p.grad_offsets);
   return a;
 }
 template Arguments<int32_t> arguments_of(const Problem&, void*);

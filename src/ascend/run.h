@@ -10,7 +10,7 @@
 namespace tapfield::ascend {
 
 struct Device {
-  std::int64_t cores;          // vector cores
+  std::int64_t cores;  // vector cores
   void* stream;
   bool deterministic = false;  // same bits on every run, on the same number of cores
 };
@@ -18,8 +18,8 @@ struct Device {
 // Null where the kernels can run p, else the reason. p has passed make_problem.
 const char* why_not(const Problem& p);
 
-// Bytes of device memory that a run needs: the float32 sums of a fast gradient whose grad_x has 16 bits; and of a
-// deterministic one on the 950.
+// Bytes of device memory that a run needs: the float32 sums of a fast gradient whose grad_x has 16 bits; and
+// of a deterministic one on the 950.
 std::size_t scratch_bytes(const Problem& p);
 
 // Queue p on d.stream and return. p has images, and why_not(p) is null; scratch: scratch_bytes(p).

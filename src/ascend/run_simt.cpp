@@ -24,7 +24,8 @@ void launch(const Problem& p, const Device& d, void* scratch) {
 }  // namespace
 
 bool fits_32_bits(const Problem& p) {
-  constexpr int64_t kLimit = (int64_t{1} << 31) - (int64_t{1} << 20);  // 2^20: more than all threads of a device
+  constexpr int64_t kLimit =
+      (int64_t{1} << 31) - (int64_t{1} << 20);  // 2^20: more than all threads of a device
   for (int64_t count : {p.n * p.h * p.w * p.c, p.n * p.ho * p.wo * p.planes() * p.lanes(), p.y_elements()})
     if (count >= kLimit) return false;
   // Positions, and the sums that lead to them: below the padded size on either side of 0.

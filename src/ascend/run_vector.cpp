@@ -25,7 +25,8 @@ void set_tile(Plan& plan, const Problem& p, int64_t most) {
 template <class Buffers>
 Plan plan_tile(const Problem& p, Buffers (*buffers)(const Plan&), int64_t least, int64_t most) {
   Plan plan{};
-  plan.element_bytes = static_cast<int32_t>(size_of(p.x.dtype)), plan.planes = static_cast<int32_t>(p.planes());
+  plan.element_bytes = static_cast<int32_t>(size_of(p.x.dtype)),
+  plan.planes = static_cast<int32_t>(p.planes());
   plan.band_h = plan.band_w = 1;
   const auto fits = [&] { return buffers(plan).total() <= kUnifiedBuffer; };
   constexpr int64_t kMostChannels = 4096;  // keeps sums of bytes within 32 bits
@@ -48,7 +49,8 @@ Plan plan_forward(const Problem& p) { return plan_tile(p, forward_buffers, kLeas
 
 Plan plan_grad(const Problem& p) { return plan_tile(p, grad_buffers, kLeastTaps, kMostTaps); }
 
-// Small tiles: UB is for the band. As wide as the map if that fits, then as high as fits and leaves every core one.
+// Small tiles: UB is for the band. As wide as the map if that fits, then as high as fits and leaves every
+// core one.
 Plan plan_bands(const Problem& p, int64_t cores) {
   Plan plan = plan_tile(p, band_buffers, kLeastTaps, kLeastTaps);
   const auto widest = [&](int32_t& side, int64_t most) {

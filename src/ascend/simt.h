@@ -38,13 +38,13 @@ TAPFIELD_DEVICE void write(Address tensor, std::int32_t wide, std::int64_t i, fl
     at<T>(tensor)[i] = narrow<T>(v);
 }
 
-// Element of the plane along W that tap number `tap` has in offsets: taps are numbered in the order of y's rows,
-// [n, ho, kh, wo, kw, groups], so that tap * channels is where its row of channels begins in y and grad. Also
-// its base along both axes, its group, and the pixels of x before its image.
+// Element of the plane along W that tap number `tap` has in offsets: taps are numbered in the order of y's
+// rows, [n, ho, kh, wo, kw, groups], so that tap * channels is where its row of channels begins in y and
+// grad. Also its base along both axes, its group, and the pixels of x before its image.
 template <class Index>
 TAPFIELD_DEVICE Index place(Index tap, Index groups, Index kw, Index wo, Index kh, Index ho, Index stride_h,
-                            Index stride_w, Index dil_h, Index dil_w, Index top, Index left, Index planes, Index h,
-                            Index w, Index& base_h, Index& base_w, Index& g, Index& pixels) {
+                            Index stride_w, Index dil_h, Index dil_w, Index top, Index left, Index planes,
+                            Index h, Index w, Index& base_h, Index& base_w, Index& g, Index& pixels) {
   g = take(tap, groups);
   const Index ikw = take(tap, kw), iwo = take(tap, wo), ikh = take(tap, kh), iho = take(tap, ho);
   base_h = iho * stride_h - top + ikh * dil_h;
@@ -57,12 +57,13 @@ TAPFIELD_DEVICE Index place(Index tap, Index groups, Index kw, Index wo, Index k
 // before its image in any case.
 template <class T, class Index>
 TAPFIELD_DEVICE bool locate(Address offsets, std::int32_t wide, Index tap, Index groups, Index kw, Index wo,
-                            Index kh, Index ho, Index stride_h, Index stride_w, Index dil_h, Index dil_w, Index top,
-                            Index left, Index planes, Index h, Index w, std::int32_t closed, Index& h0, Index& w0,
-                            float& hh, float& lh, float& hw, float& lw, float& m, Index& g, Index& pixels) {
+                            Index kh, Index ho, Index stride_h, Index stride_w, Index dil_h, Index dil_w,
+                            Index top, Index left, Index planes, Index h, Index w, std::int32_t closed,
+                            Index& h0, Index& w0, float& hh, float& lh, float& hw, float& lw, float& m,
+                            Index& g, Index& pixels) {
   Index base_h, base_w;
-  const Index o = place(tap, groups, kw, wo, kh, ho, stride_h, stride_w, dil_h, dil_w, top, left, planes, h, w,
-                        base_h, base_w, g, pixels);
+  const Index o = place(tap, groups, kw, wo, kh, ho, stride_h, stride_w, dil_h, dil_w, top, left, planes, h,
+                        w, base_h, base_w, g, pixels);
   const Index plane = groups * kh * kw;
   const bool live_w = locate_along(read<T>(offsets, wide, o), base_w, w, closed != 0, w0, hw, lw);
   const bool live_h = locate_along(read<T>(offsets, wide, o + plane), base_h, h, closed != 0, h0, hh, lh);

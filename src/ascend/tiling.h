@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// How vector cores share a call, and what lies in their unified buffer (UB): plain arithmetic, the same on the
-// host, which plans, and in the kernels, which follow the plan.
+// How vector cores share a call, and what lies in their unified buffer (UB): plain arithmetic, the same on
+// the host, which plans, and in the kernels, which follow the plan.
 //
 // A tile is what a core works on at a time: some of an output row's pixels times some of one group's taps, at
-// most kMostTaps. Channels are fetched a piece at a time. A row in UB is a piece, rounded up to kRow elements:
-// 32 bytes of a 16-bit type, the unit in which copies and vector instructions begin.
+// most kMostTaps. Channels are fetched a piece at a time. A row in UB is a piece, rounded up to kRow
+// elements: 32 bytes of a 16-bit type, the unit in which copies and vector instructions begin.
 #pragma once
 
 #include <cstdint>
@@ -27,18 +27,18 @@ constexpr std::int32_t kMostTaps = 32;
 // into pieces instead. The longest piece is then of 640 channels, 2.5 KiB, enough for a copy to be worth it.
 constexpr std::int32_t kLeastTaps = 4;
 
-constexpr std::int32_t kRow = 16;     // elements that a row is a multiple of
-constexpr std::int32_t kBuffers = 2;  // of a queue: one is filled while the other is worked on
+constexpr std::int32_t kRow = 16;           // elements that a row is a multiple of
+constexpr std::int32_t kBuffers = 2;        // of a queue: one is filled while the other is worked on
 constexpr std::int32_t kMostBlocks = 4095;  // of one copy
 
 TAPFIELD_TILING std::int64_t up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 TAPFIELD_TILING std::int32_t padded(std::int32_t elements) { return (elements + kRow - 1) / kRow * kRow; }
 
 struct Plan {
-  std::int32_t pixels, taps;            // of a tile
-  std::int32_t piece;                   // channels fetched at a time, of a group's
-  std::int32_t band_h, band_w;          // rows and columns of grad_x that a core owns at a time: grad_bands
-  std::int32_t element_bytes, planes;   // of T; of offsets
+  std::int32_t pixels, taps;           // of a tile
+  std::int32_t piece;                  // channels fetched at a time, of a group's
+  std::int32_t band_h, band_w;         // rows and columns of grad_x that a core owns at a time: grad_bands
+  std::int32_t element_bytes, planes;  // of T; of offsets
 };
 
 TAPFIELD_TILING std::int32_t most_taps(const Plan& p) { return p.pixels * p.taps; }
@@ -63,9 +63,11 @@ TAPFIELD_TILING std::int64_t tiles(const G& g, const Plan& p) {
 
 // Tile i of image n's group, in the order of its output rows.
 template <class G>
-TAPFIELD_TILING Tile tile_of_group(const G& g, const Plan& p, std::int64_t n, std::int64_t group, std::int64_t i) {
+TAPFIELD_TILING Tile tile_of_group(const G& g, const Plan& p, std::int64_t n, std::int64_t group,
+                                   std::int64_t i) {
   const std::int64_t across_k = up(g.kh * g.kw, p.taps), across_w = up(g.wo, p.pixels);
-  Tile t{n, i / (across_k * across_w), i / across_k % across_w * p.pixels, group, i % across_k * p.taps, p.pixels,
+  Tile t{n,     i / (across_k * across_w), i / across_k % across_w * p.pixels,
+         group, i % across_k * p.taps,     p.pixels,
          p.taps};
   if (t.pixels > g.wo - t.wo) t.pixels = static_cast<std::int32_t>(g.wo - t.wo);
   if (t.taps > g.kh * g.kw - t.k) t.taps = static_cast<std::int32_t>(g.kh * g.kw - t.k);
@@ -76,8 +78,8 @@ TAPFIELD_TILING Tile tile_of_group(const G& g, const Plan& p, std::int64_t n, st
 template <class G>
 TAPFIELD_TILING Tile tile_at(const G& g, const Plan& p, std::int64_t i) {
   const std::int64_t across_k = up(g.kh * g.kw, p.taps), across_w = up(g.wo, p.pixels);
-  const std::int64_t k = i % across_k, group = i / across_k % g.groups, w = i / (across_k * g.groups) % across_w,
-                     row = i / (across_k * g.groups * across_w);
+  const std::int64_t k = i % across_k, group = i / across_k % g.groups,
+                     w = i / (across_k * g.groups) % across_w, row = i / (across_k * g.groups * across_w);
   return tile_of_group(g, p, row / g.ho, group, (row % g.ho * across_w + w) * across_k + k);
 }
 
@@ -95,8 +97,12 @@ TAPFIELD_TILING std::int64_t bands(const G& g, const Plan& p) {
 template <class G>
 TAPFIELD_TILING Band band_at(const G& g, const Plan& p, std::int64_t i) {
   const std::int64_t across = up(g.w, p.band_w), down = up(g.h, p.band_h);
-  Band b{i / (across * down * g.groups), i / (across * down) % g.groups, i / across % down * p.band_h,
-         i % across * p.band_w, p.band_h, p.band_w};
+  Band b{i / (across * down * g.groups),
+         i / (across * down) % g.groups,
+         i / across % down * p.band_h,
+         i % across * p.band_w,
+         p.band_h,
+         p.band_w};
   if (b.rows > g.h - b.h) b.rows = static_cast<std::int32_t>(g.h - b.h);
   if (b.columns > g.w - b.w) b.columns = static_cast<std::int32_t>(g.w - b.w);
   return b;
@@ -137,9 +143,9 @@ TAPFIELD_TILING ForwardBuffers forward_buffers(const Plan& p) {
 
 struct GradBuffers {
   TileBuffers tile;
-  std::int32_t in, wide, out;         // rows of grad, then of x; the same as float32; what is added to grad_x
-  std::int32_t dots;                  // sums of products: in all, of 64 channels of each row
-  std::int32_t slopes, slopes_narrow; // grad_offsets as float32, as T: as tile
+  std::int32_t in, wide, out;  // rows of grad, then of x; the same as float32; what is added to grad_x
+  std::int32_t dots;           // sums of products: in all, of 64 channels of each row
+  std::int32_t slopes, slopes_narrow;  // grad_offsets as float32, as T: as tile
   TAPFIELD_TILING std::int32_t total() const {
     return tile.total() + kBuffers * (in + out) + wide + 2 * dots + slopes + slopes_narrow;
   }
@@ -147,20 +153,22 @@ struct GradBuffers {
 TAPFIELD_TILING GradBuffers grad_buffers(const Plan& p) {
   const std::int32_t rows = most_taps(p) * row_of(p), bytes = p.element_bytes;
   const TileBuffers tile = tile_buffers(p);
-  return {tile, 5 * rows * bytes, bytes == 2 ? 5 * rows * 4 : 0, 4 * rows * 4, padded(4 * most_taps(p)) * 4,
-          tile.wide, tile.raw};
+  return {
+      tile,      5 * rows * bytes, bytes == 2 ? 5 * rows * 4 : 0, 4 * rows * 4, padded(4 * most_taps(p)) * 4,
+      tile.wide, tile.raw};
 }
 
 struct BandBuffers {
   TileBuffers tile;
-  std::int32_t in, wide;          // rows of grad; the same as float32
-  std::int32_t sums, out;         // the band, [rows][columns][row], as float32; one of its rows as T
+  std::int32_t in, wide;   // rows of grad; the same as float32
+  std::int32_t sums, out;  // the band, [rows][columns][row], as float32; one of its rows as T
   TAPFIELD_TILING std::int32_t total() const { return tile.total() + kBuffers * in + wide + sums + out; }
 };
 TAPFIELD_TILING BandBuffers band_buffers(const Plan& p) {
   const std::int32_t rows = most_taps(p) * row_of(p), bytes = p.element_bytes;
   const std::int32_t line = p.band_w * row_of(p);
-  return {tile_buffers(p), rows * bytes, bytes == 2 ? rows * 4 : 0, p.band_h * line * 4, bytes == 2 ? line * 2 : 0};
+  return {tile_buffers(p), rows * bytes, bytes == 2 ? rows * 4 : 0, p.band_h * line * 4,
+          bytes == 2 ? line * 2 : 0};
 }
 
 }  // namespace tapfield::ascend

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the vector kernels of A2 and A3 (dav-2201) share: a tile's taps, rows of channels to and from UB.
 //
-// A core's pipes (scalar S, vector V, copies in MTE2, copies out MTE3) run side by side; data passes between them
-// through UB, and each passing needs a flag: a queue's own, or sync() below.
+// A core's pipes (scalar S, vector V, copies in MTE2, copies out MTE3) run side by side; data passes between
+// them through UB, and each passing needs a flag: a queue's own, or sync() below.
 #pragma once
 
 #include "ascend/device.h"
@@ -37,7 +37,8 @@ __aicore__ inline AscendC::GlobalTensor<E> tensor(Address a, std::int64_t elemen
 template <class T>
 constexpr bool kNarrow = sizeof(T) == 2;
 
-// ------ Copies of `count` rows of `length` elements. In UB rows begin `row` elements apart, in the tensor `step`.
+// ------ Copies of `count` rows of `length` elements. In UB rows begin `row` elements apart, in the tensor
+// `step`.
 
 template <class E>
 __aicore__ inline void copy_in(const AscendC::LocalTensor<E>& to, const AscendC::GlobalTensor<E>& from,
@@ -51,7 +52,8 @@ __aicore__ inline void copy_in(const AscendC::LocalTensor<E>& to, const AscendC:
 
 template <class E>
 __aicore__ inline void copy_out(const AscendC::GlobalTensor<E>& to, const AscendC::LocalTensor<E>& from,
-                                std::int32_t count, std::int32_t length, std::int32_t row, std::int64_t step) {
+                                std::int32_t count, std::int32_t length, std::int32_t row,
+                                std::int64_t step) {
   constexpr std::int32_t kUnit = 32 / static_cast<std::int32_t>(sizeof(E));
   const AscendC::DataCopyExtParams shape(static_cast<std::uint16_t>(count), length * sizeof(E),
                                          row / kUnit - (length + kUnit - 1) / kUnit,
@@ -100,15 +102,17 @@ class TileTaps {
         Tap& t = taps[pixel * tile.taps + i];
         const bool live_w = locate_along(values.GetValue(o), wo * q.stride_w - q.left + kw * q.dil_w, q.w,
                                          q.closed != 0, t.w0, t.hw, t.lw);
-        const bool live_h = locate_along(values.GetValue(o + plane), tile.ho * q.stride_h - q.top + kh * q.dil_h,
-                                         q.h, q.closed != 0, t.h0, t.hh, t.lh);
+        const bool live_h =
+            locate_along(values.GetValue(o + plane), tile.ho * q.stride_h - q.top + kh * q.dil_h, q.h,
+                         q.closed != 0, t.h0, t.hh, t.lh);
         t.m = q.planes == 3 ? values.GetValue(o + 2 * plane) : 1.0f;
         t.live = live_h && live_w;
         for (int far = 0; far < 2; ++far) {
           t.in_h[far] = t.live && math::inside(t.h0 + far, q.h);
           t.in_w[far] = t.live && math::inside(t.w0 + far, q.w);
         }
-        t.row = (((tile.n * q.ho + tile.ho) * q.kh + kh) * q.wo * q.kw + wo * q.kw + kw) * q.c + tile.g * q.channels;
+        t.row = (((tile.n * q.ho + tile.ho) * q.kh + kh) * q.wo * q.kw + wo * q.kw + kw) * q.c +
+                tile.g * q.channels;
       }
   }
 
@@ -148,7 +152,7 @@ class TileTaps {
 
   const Arguments<std::int64_t>* a_ = nullptr;
   Plan plan_;
-  std::int64_t plane_ = 0;  // elements of a plane of one pixel
+  std::int64_t plane_ = 0;                               // elements of a plane of one pixel
   AscendC::TBuf<AscendC::TPosition::VECIN> raw_, wide_;  // [planes][pixels][tap_row]
 };
 
@@ -170,13 +174,8 @@ __aicore__ inline std::int64_t pixel_at(const Geometry<std::int64_t>& q, std::in
   return ((n * q.h + h) * q.w + w) * q.c;
 }
 
-// Calls visit(h, w, count) for each row of a live tap's corners: `count` neighbours inside the map, from (h, w) on.
-template <class Visit>
-__aicore__ inline void for_corner_rows(const Tap& t, const Visit& visit) {
-  if (!t.live) return;
-  const std::int32_t count = t.in_w[0] + t.in_w[1];
-  for (int far = 0; far < 2; ++far)
-    if (t.in_h[far]) visit(t.h0 + far, t.in_w[0] ? t.w0 : t.w0 + 1, count);
-}
+// A row of a tap's corners is `columns` neighbours inside the map, from first_column on.
+__aicore__ inline std::int32_t columns(const Tap& t) { return t.in_w[0] + t.in_w[1]; }
+__aicore__ inline std::int64_t first_column(const Tap& t) { return t.in_w[0] ? t.w0 : t.w0 + 1; }
 
 }  // namespace tapfield::ascend

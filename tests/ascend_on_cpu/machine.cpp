@@ -78,7 +78,8 @@ void run_fibers(std::int64_t cores, const std::function<void()>& body) {
     list.clear();
     for (auto& f : m.fibers)
       // After an error everyone goes on once more, to leave its kernel.
-      if (f->state == State::ready || (!m.error.empty() && f->state == State::meeting)) list.push_back(f.get());
+      if (f->state == State::ready || (!m.error.empty() && f->state == State::meeting))
+        list.push_back(f.get());
     if (!list.empty()) {
       go_on(*list[options().order == Order::interleaved ? m.random() % list.size() : 0]);
       continue;
@@ -100,6 +101,7 @@ struct Meeting {
   std::mutex mutex;
   std::condition_variable changed;
   std::int64_t cores = 0, here = 0, round = 0;
+  bool one_has_returned = false;
   std::string error;
 };
 Meeting* meeting = nullptr;  // null: not in threads
@@ -118,14 +120,12 @@ void run_threads(std::int64_t cores, const std::function<void()>& body) {
       try {
         body();
         finish(mine);
-      } catch (const std::exception& e) {
-        error = "core " + std::to_string(i) + ": " + e.what();
-      }
+      } catch (const std::exception& e) { error = "core " + std::to_string(i) + ": " + e.what(); }
       current = nullptr;
       const std::lock_guard lock(shared.mutex);
       if (error.empty() && shared.here) error = "a core has returned while others wait for all";
       if (!error.empty() && shared.error.empty()) shared.error = error;
-      --shared.cores;
+      shared.one_has_returned = true;
       shared.changed.notify_all();
     });
   for (std::thread& t : threads) t.join();
@@ -136,6 +136,9 @@ void run_threads(std::int64_t cores, const std::function<void()>& body) {
 void meet_threads() {
   std::unique_lock lock(meeting->mutex);
   const std::int64_t round = meeting->round;
+  if (meeting->one_has_returned && meeting->error.empty())
+    meeting->error = "a core has returned while others wait for all";
+  if (!meeting->error.empty()) throw Failure(meeting->error);
   if (++meeting->here == meeting->cores) {
     meeting->here = 0, ++meeting->round;
     meeting->changed.notify_all();
@@ -221,7 +224,8 @@ void pause() {
 }
 
 void declare_memory(const void* begin, std::size_t bytes) {
-  regions.push_back({static_cast<const char*>(begin), bytes, std::vector<Touched>((bytes + kUnit - 1) / kUnit)});
+  regions.push_back(
+      {static_cast<const char*>(begin), bytes, std::vector<Touched>((bytes + kUnit - 1) / kUnit)});
 }
 void forget_memory() { regions.clear(); }
 

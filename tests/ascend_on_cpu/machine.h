@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs AscendC kernels that a C++ compiler has compiled: a core is a fiber or a thread, its pipes are pipes.h.
-// What a device would leave to chance is chosen here, and what it would let pass is an error.
+// Runs AscendC kernels that a C++ compiler has compiled: a core is a fiber or a thread, its pipes are
+// pipes.h. What a device would leave to chance is chosen here, and what it would let pass is an error.
 #pragma once
 
 #include <cstddef>
@@ -13,15 +13,15 @@
 
 namespace ascend_on_cpu {
 
-// Cores as fibers: each runs until it must wait for all, in order; or another one goes on at every copy. Or as
-// threads, for a build with -fsanitize=thread, which then sees what cores do to each other.
+// Cores as fibers: each runs until it must wait for all, in order; or another one goes on at every copy. Or
+// as threads, for a build with -fsanitize=thread, which then sees what cores do to each other.
 enum class Order { one_after_another, interleaved, parallel };
 
 struct Options {
   Order order = Order::one_after_another;
   unsigned seed = 1;
-  bool threads_backward = false;                // of a SIMT function; they run one after another
-  std::int64_t unified_buffer = 192 << 10;      // of a core
+  bool threads_backward = false;            // of a SIMT function; they run one after another
+  std::int64_t unified_buffer = 192 << 10;  // of a core
 };
 Options& options();
 
@@ -31,7 +31,8 @@ struct Failure : std::runtime_error {
 [[noreturn]] void fail(const std::string& text);
 
 // Runs body on every core. Throws Failure with what was found wrong, the launch being given up:
-//  - a copy or an instruction breaks its documented limits (alignment, counts), leaves its tensor, or the device's
+//  - a copy or an instruction breaks its documented limits (alignment, counts), leaves its tensor, or the
+//  device's
 //    memory that was declared;
 //  - a pipe uses what another has not been waited for, or its own without a barrier (pipes.h);
 //  - a flag set twice, waited for but not set, or left set; a tensor of a queue not freed;
@@ -59,8 +60,8 @@ struct Core {
 };
 Core& core();
 void blame(const std::string& text);  // fail, where nothing may be thrown: the launch fails when it ends
-void meet();   // returns when all cores have called it
-void pause();  // another core may go on here
+void meet();                          // returns when all cores have called it
+void pause();                         // another core may go on here
 
 // ------ Memory of the device: what was declared, and who has touched it since all met
 
@@ -68,7 +69,8 @@ void declare_memory(const void* begin, std::size_t bytes);
 void forget_memory();
 
 enum class Access { read, write, add };
-// Fails if the bytes are not inside declared memory, or if another core's access to them needs a meeting first.
+// Fails if the bytes are not inside declared memory, or if another core's access to them needs a meeting
+// first.
 void touch(const void* p, std::size_t bytes, Access access);
 float add_atomically(float* p, float v);  // what *p was
 

@@ -23,7 +23,8 @@ void Pipes::issue(pipe_t p) {
   if (p == PIPE_S) known_[p][p] = issued_[p] - 1;  // the scalar unit does one thing after the other
 }
 
-void Pipes::check(pipe_t p, pipe_t other, std::uint32_t instruction, const char* what, std::int64_t block) const {
+void Pipes::check(pipe_t p, pipe_t other, std::uint32_t instruction, const char* what,
+                  std::int64_t block) const {
   if (instruction <= known_[p][other] || (p == other && instruction == issued_[p])) return;
   fail(std::string(name_of(p)) + " " + what + " " + name_of(other) +
        (p == other ? " without a barrier" : " without waiting for it") + ", at byte " +
@@ -42,7 +43,8 @@ void Pipes::write(pipe_t p, std::int64_t begin, std::int64_t bytes) {
   for (std::int64_t i = begin / kBlock; i * kBlock < begin + bytes; ++i) {
     Block& b = blocks_[static_cast<std::size_t>(i)];
     check(p, b.writer, b.written, "overwrites what is written by", i);
-    for (int q = 0; q < kPipes; ++q) check(p, static_cast<pipe_t>(q), b.read[q], "overwrites what is read by", i);
+    for (int q = 0; q < kPipes; ++q)
+      check(p, static_cast<pipe_t>(q), b.read[q], "overwrites what is read by", i);
     b = {issued_[p], p, {}};
   }
 }
@@ -74,7 +76,8 @@ void Pipes::set_flag(pipe_t from, pipe_t to, int id) {
 void Pipes::wait_flag(pipe_t from, pipe_t to, int id) {
   if (id < 0 || id >= kFlags) fail("flag " + std::to_string(id) + " does not exist");
   Flag& f = flags_[from][to][id];
-  if (!f.set) fail(std::string("a flag ") + name_of(from) + "_" + name_of(to) + " is waited for, but not set");
+  if (!f.set)
+    fail(std::string("a flag ") + name_of(from) + "_" + name_of(to) + " is waited for, but not set");
   wait(to, f.clock);
   f.set = false;
 }
@@ -86,8 +89,8 @@ void Pipes::finish() const {
     for (int to = 0; to < kPipes; ++to)
       for (int id = 0; id < kFlags; ++id)
         if (flags_[from][to][id].set)
-          fail(std::string("a flag ") + name_of(static_cast<pipe_t>(from)) + "_" + name_of(static_cast<pipe_t>(to)) +
-               " is set and never waited for");
+          fail(std::string("a flag ") + name_of(static_cast<pipe_t>(from)) + "_" +
+               name_of(static_cast<pipe_t>(to)) + " is set and never waited for");
 }
 
 }  // namespace ascend_on_cpu

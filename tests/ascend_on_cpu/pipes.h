@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A core's unified buffer (UB) and its pipes. Kernels run in program order here; on a core pipes run side by side.
-// So for each block of UB it is noted which instruction of which pipe last wrote it and which have read it since,
-// and for each pipe up to which instruction of every other it has waited: a vector clock. An access that was not
-// waited for is a Failure.
+// A core's unified buffer (UB) and its pipes. Kernels run in program order here; on a core pipes run side by
+// side. So for each block of UB it is noted which instruction of which pipe last wrote it and which have read
+// it since, and for each pipe up to which instruction of every other it has waited: a vector clock. An access
+// that was not waited for is a Failure.
 #pragma once
 
 #include <array>

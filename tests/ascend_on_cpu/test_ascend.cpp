@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both products' kernels on the whole case table, in every dtype, run on the CPU (machine.h) in changing orders of
-// cores, against the reference backend.
+// Both products' kernels on the whole case table, in every dtype, run on the CPU (machine.h) in changing
+// orders of cores, against the reference backend.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -14,8 +14,6 @@ namespace {
 using ascend_on_cpu::Order;
 
 constexpr DType kDtypes[] = {DType::float16, DType::bfloat16, DType::float32};
-constexpr Product kProducts[] = {Product::dav_3510, Product::dav_2201};
-constexpr Pass kPasses[] = {Pass::forward, Pass::grad};
 
 struct Param {
   Product product;
@@ -23,16 +21,17 @@ struct Param {
   Case c;
 };
 
-std::vector<Param> params() {
+std::vector<Param> params(std::initializer_list<Pass> passes) {
   std::vector<Param> r;
-  for (Product product : kProducts)
-    for (Pass pass : kPasses)
+  for (Product product : {Product::dav_3510, Product::dav_2201})
+    for (Pass pass : passes)
       for (const Case& c : small_cases()) r.push_back({product, pass, c});
   return r;
 }
 
 std::string param_name(const ::testing::TestParamInfo<Param>& info) {
-  std::string s = std::string(name_of(info.param.product)) + "_" + name_of(info.param.pass) + "_" + info.param.c.name;
+  std::string s =
+      std::string(name_of(info.param.product)) + "_" + name_of(info.param.pass) + "_" + info.param.c.name;
   for (char& ch : s)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return s;
@@ -56,7 +55,11 @@ class AscendKernel : public ::testing::TestWithParam<Param> {
   int runs_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Products, AscendKernel, ::testing::ValuesIn(params()), param_name);
+using AscendGrad = AscendKernel;  // has two modes
+
+INSTANTIATE_TEST_SUITE_P(Products, AscendKernel, ::testing::ValuesIn(params({Pass::forward, Pass::grad})),
+                         param_name);
+INSTANTIATE_TEST_SUITE_P(Products, AscendGrad, ::testing::ValuesIn(params({Pass::grad})), param_name);
 
 TEST_P(AscendKernel, AgreesWithTheReference) {
   const auto& [product, pass, c] = GetParam();
@@ -69,9 +72,8 @@ TEST_P(AscendKernel, AgreesWithTheReference) {
     }
 }
 
-TEST_P(AscendKernel, AgreesWithTheReferenceAndItselfIfDeterministic) {
+TEST_P(AscendGrad, IsDeterministicWhenAsked) {
   const auto& [product, pass, c] = GetParam();
-  if (pass == Pass::forward) GTEST_SKIP() << "the forward has one mode";
   for (DType t : kDtypes) {
     const Truth truth(c, pass, Dtypes(t));
     Call call(c, pass, Dtypes(t), /*nchw=*/false);
@@ -96,6 +98,65 @@ TEST_P(AscendKernel, TakesFloat32Beside16Bits) {
         if (HasFailure()) return;
       }
     }
+}
+
+// ------ Other ways through the kernels
+
+Case case_named(const char* name) {
+  for (const Case& c : small_cases())
+    if (c.name == name) return c;
+  throw std::runtime_error(name);
+}
+
+// Or the same bits of the deterministic gradient would say nothing.
+TEST(AscendOrder, TheFastGradientDependsOnIt) {
+  const Case c = case_named("one_cell_g8");
+  for (Product product : {Product::dav_3510, Product::dav_2201}) {
+    Call call(c, Pass::grad, Dtypes(DType::float32), /*nchw=*/false);
+    run_on(product, call, 5);
+    const auto first = call.bytes();
+    ascend_on_cpu::options() = {Order::interleaved, 3, true};
+    run_on(product, call, 5);
+    ascend_on_cpu::options() = {};
+    EXPECT_NE(call.bytes()[0], first[0]) << "grad_x";
+    EXPECT_EQ(call.bytes()[1], first[1]) << "grad_offsets are in one order in any mode";
+  }
+}
+
+TEST(AscendIndex, WideIndicesGiveTheSame) {
+  for (const char* name : {"all_attributes_open", "c17_g1", "nonfinite_open"})
+    for (Pass pass : {Pass::forward, Pass::grad}) {
+      const Case c = case_named(name);
+      const Dtypes dtypes(DType::bfloat16, DType::float32, DType::float32, DType::float32);
+      Call narrow(c, pass, dtypes, false), wide(c, pass, dtypes, false);
+      run_on(Product::dav_3510, narrow, 1);
+      for (auto& o : wide.outputs) o->poison();
+      const Problem p = problem_of(wide);
+      ASSERT_TRUE(ascend::fits_32_bits(p));
+      // Memory is whatever is there: the other run has checked it.
+      for (const View* v : {&p.x, &p.offsets, &p.grad, &p.y, &p.grad_x, &p.grad_offsets})
+        if (v->data) ascend_on_cpu::declare_memory(v->data, 1 << 20);
+      const auto a = ascend::arguments_of<std::int64_t>(p, nullptr);
+      const ascend::Launch l = ascend::launch_of(p, {1, nullptr});
+      pass == Pass::forward ? ascend::launch_forward_simt(l, a, ascend::team_of(p))
+                            : ascend::launch_grad_simt(l, a, ascend::team_of(p));
+      ascend_on_cpu::forget_memory();
+      EXPECT_EQ(wide.bytes(), narrow.bytes()) << name;
+    }
+}
+
+TEST(AscendIndex, AreWideWhereTheyMust) {
+  Problem p;
+  p.n = 1, p.h = 1 << 15, p.w = 1 << 10, p.c = 64, p.ho = p.wo = 8;
+  EXPECT_FALSE(ascend::fits_32_bits(p)) << "2^31 elements of x";
+  p.c = 32;
+  EXPECT_TRUE(ascend::fits_32_bits(p));
+  p.ho = p.wo = 1 << 12, p.kh = 3;
+  EXPECT_TRUE(ascend::fits_32_bits(p));
+  p.kw = 3;
+  EXPECT_FALSE(ascend::fits_32_bits(p)) << "2^31 elements of y";
+  p.kw = 1, p.top = std::int64_t{1} << 31;
+  EXPECT_FALSE(ascend::fits_32_bits(p)) << "positions";
 }
 
 }  // namespace

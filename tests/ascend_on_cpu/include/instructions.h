@@ -16,7 +16,8 @@ void Duplicate(const LocalTensor<T>& to, T value, std::int32_t count) {
   for (std::int32_t i = 0; i < count; ++i) d[i] = value;
 }
 
-inline void Muls(const LocalTensor<float>& to, const LocalTensor<float>& from, float scalar, std::int32_t count) {
+inline void Muls(const LocalTensor<float>& to, const LocalTensor<float>& from, float scalar,
+                 std::int32_t count) {
   begin_vector(count);
   const float* s = from.read(PIPE_V, count);
   float* d = to.write(PIPE_V, count);
@@ -24,7 +25,8 @@ inline void Muls(const LocalTensor<float>& to, const LocalTensor<float>& from, f
 }
 
 // to += scalar * from
-inline void Axpy(const LocalTensor<float>& to, const LocalTensor<float>& from, float scalar, std::int32_t count) {
+inline void Axpy(const LocalTensor<float>& to, const LocalTensor<float>& from, float scalar,
+                 std::int32_t count) {
   begin_vector(count);
   const float* s = from.read(PIPE_V, count);
   to.read(PIPE_V, count);
@@ -54,7 +56,8 @@ enum class RoundMode { CAST_NONE, CAST_RINT };
 template <class To, class From>
 void Cast(const LocalTensor<To>& to, const LocalTensor<From>& from, RoundMode mode, std::int32_t count) {
   static_assert(sizeof(To) != sizeof(From), "between float32 and a 16-bit type");
-  if ((sizeof(To) > sizeof(From)) != (mode == RoundMode::CAST_NONE)) fail("this cast does not take this rounding");
+  if ((sizeof(To) > sizeof(From)) != (mode == RoundMode::CAST_NONE))
+    fail("this cast does not take this rounding");
   begin_vector(count);
   const From* s = from.read(PIPE_V, count);
   To* d = to.write(PIPE_V, count);
@@ -74,7 +77,8 @@ void ReduceRepeat(const LocalTensor<float>& to, const LocalTensor<float>& from, 
   float sums[255];
   for (std::int32_t r = 0; r < rows; ++r) {
     float v[64] = {};
-    std::memcpy(v, from[static_cast<std::uint32_t>(r * row_step * 8)].read(PIPE_V, mask), sizeof(float) * mask);
+    std::memcpy(v, from[static_cast<std::uint32_t>(r * row_step * 8)].read(PIPE_V, mask),
+                sizeof(float) * mask);
     for (int half = 32; half; half /= 2)  // neighbours first
       for (int i = 0; i < half; ++i) v[i] = v[2 * i] + v[2 * i + 1];
     sums[r] = v[0];

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for CANN's header of this name: the part of AscendC that the kernels use, by its public documentation.
-// Instructions check what is documented of them, then take effect at once; machine.h has the rest.
+// Stands in for CANN's header of this name: the part of AscendC that the kernels use, by its public
+// documentation. Instructions check what is documented of them, then take effect at once; machine.h has the
+// rest.
 #pragma once
 
 #include <cstdint>
@@ -74,7 +75,8 @@ class LocalTensor {
   TPosition position() const { return position_; }
 
   // For instructions: elements [first, first + count), which the last instruction of pipe p reads or writes.
-  unsigned char* bytes(pipe_t p, bool writes, std::int64_t first, std::int64_t count, std::int64_t alignment) const {
+  unsigned char* bytes(pipe_t p, bool writes, std::int64_t first, std::int64_t count,
+                       std::int64_t alignment) const {
     const std::int64_t from = begin_ + first * static_cast<std::int64_t>(sizeof(T)),
                        size = count * static_cast<std::int64_t>(sizeof(T));
     if (from % alignment) fail("an operand is not aligned to " + std::to_string(alignment) + " bytes");
@@ -97,7 +99,8 @@ class LocalTensor {
 // ------ Copies
 
 struct DataCopyExtParams {
-  DataCopyExtParams(std::uint16_t count, std::uint32_t length, std::uint32_t from, std::uint32_t to, std::uint32_t)
+  DataCopyExtParams(std::uint16_t count, std::uint32_t length, std::uint32_t from, std::uint32_t to,
+                    std::uint32_t)
       : blockCount(count), blockLen(length), srcStride(from), dstStride(to) {}
   std::uint16_t blockCount;
   std::uint32_t blockLen, srcStride, dstStride;  // bytes; of UB: between rows, in 32 bytes
@@ -129,7 +132,8 @@ void DataCopyPad(const LocalTensor<T>& to, const GlobalTensor<T>& from, const Da
   const std::int64_t room = in_units(p.blockLen), size = sizeof(T);
   for (std::int64_t i = 0; i < p.blockCount; ++i) {
     const std::int64_t at = i * (std::int64_t{p.blockLen} + p.srcStride);
-    if (static_cast<std::uint64_t>(at + p.blockLen) > from.elements() * sizeof(T)) fail("a copy leaves its tensor");
+    if (static_cast<std::uint64_t>(at + p.blockLen) > from.elements() * sizeof(T))
+      fail("a copy leaves its tensor");
     const char* source = reinterpret_cast<const char*>(from.data()) + at;
     ascend_on_cpu::touch(source, p.blockLen, Access::read);
     unsigned char* target =
@@ -149,14 +153,16 @@ void DataCopyPad(const GlobalTensor<T>& to, const LocalTensor<T>& from, const Da
   const std::int64_t room = in_units(p.blockLen), size = sizeof(T);
   for (std::int64_t i = 0; i < p.blockCount; ++i) {
     const std::int64_t at = i * (std::int64_t{p.blockLen} + p.dstStride);
-    if (static_cast<std::uint64_t>(at + p.blockLen) > to.elements() * sizeof(T)) fail("a copy leaves its tensor");
+    if (static_cast<std::uint64_t>(at + p.blockLen) > to.elements() * sizeof(T))
+      fail("a copy leaves its tensor");
     char* target = reinterpret_cast<char*>(to.data()) + at;
     ascend_on_cpu::touch(target, p.blockLen, adds ? Access::add : Access::write);
     const unsigned char* source =
         from.bytes(PIPE_MTE3, false, i * (room + std::int64_t{p.srcStride} * 32) / size, room / size, 32);
     if (adds)
       for (std::size_t e = 0; e < p.blockLen / sizeof(float); ++e)
-        ascend_on_cpu::add_atomically(reinterpret_cast<float*>(target) + e, reinterpret_cast<const float*>(source)[e]);
+        ascend_on_cpu::add_atomically(reinterpret_cast<float*>(target) + e,
+                                      reinterpret_cast<const float*>(source)[e]);
     else
       std::memcpy(target, source, p.blockLen);
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a launch in an .asc file becomes: kernel<<<cores, 0, stream>>>(arguments) is launch_on_cpu(cores, stream,
-// kernel, arguments), by CMakeLists.txt.
+// What a launch in an .asc file becomes: kernel<<<cores, 0, stream>>>(arguments) is launch_on_cpu(cores,
+// stream, kernel, arguments), by CMakeLists.txt.
 #pragma once
 
 #include "machine.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Part of kernel_operator.h: TPipe, TBuf and TQue. A queue's two flags for each buffer are clocks here: of what
-// filled it, when it is enqueued; of what used it, when it is freed.
+// Part of kernel_operator.h: TPipe, TBuf and TQue. A queue's two flags for each buffer are clocks here: of
+// what filled it, when it is enqueued; of what used it, when it is freed.
 #pragma once
 
 #include <deque>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for CANN's header of this name: SIMT functions, whose threads run one after another, each to its end.
+// Stands in for CANN's header of this name: SIMT functions, whose threads run one after another, each to its
+// end.
 #pragma once
 
 #include "kernel_operator.h"
