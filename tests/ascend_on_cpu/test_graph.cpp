@@ -32,9 +32,9 @@ std::string listed(const ge::Prototype& p) {
 TEST(AscendGraph, PrototypesAreUpstreams) {
   const std::string attributes = "strides ListInt required; pads ListInt required; ksize ListInt required; "
                                  "dilations ListInt 1, 1, 1, 1; data_format String ";
-  EXPECT_EQ(listed(ge::prototype_of_DeformableOffsets),
+  EXPECT_EQ(listed(ge::op::DeformableOffsets().prototype),
             "x 3, offsets 3, -> y 3, " + attributes + "NHWC; deformable_groups Int 1; modulated Bool true; ");
-  EXPECT_EQ(listed(ge::prototype_of_DeformableOffsetsGrad),
+  EXPECT_EQ(listed(ge::op::DeformableOffsetsGrad().prototype),
             "grad 3, x 3, offsets 3, -> grad_x 3, -> grad_offsets 3, " + attributes +
                 "NCHW; deformable_groups Int 1; modulated Bool true; ");
 }
