@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Judges an operator's output by the files that `tapfield golden --format bin` wrote: every element, by the bound
-// of docs/operators.md, |error| <= 4 eps n sum of |terms|, plus half an ulp of a 16-bit output; eps is 2^-23, n the
-// number of terms that an element can sum.
+// Judges an operator's output by the files that `tapfield golden --format bin` wrote: every element, by the
+// bound of docs/operators.md, |error| <= 4 eps n sum of |terms|, plus half an ulp of a 16-bit output; eps is
+// 2^-23, n the number of terms that an element can sum.
 #pragma once
 
 #include <algorithm>

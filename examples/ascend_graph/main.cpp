@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CANN's own example of DeformableOffsetsGrad, with its shapes, attributes and types, as a graph of one node; then
-// every element of both outputs is compared with what the operator must give.
+// CANN's own example of DeformableOffsetsGrad, with its shapes, attributes and types, as a graph of one node;
+// then every element of both outputs is compared with what the operator must give.
 //
 //   tapfield golden golden --case cann-grad --dtype float16 --format bin --pass grad
 //   ascend_graph golden          exit status: 0; 1 an element is beyond its bound; 2 something did not run
@@ -23,7 +23,8 @@ namespace {
 
 using Sizes = std::vector<std::int64_t>;
 
-const Sizes kGrad{72, 2, 45, 64}, kX{72, 1, 17, 64}, kOffsets{72, 1, 9, 240};  // N, Ho*Kh, Wo*Kw, C | N, H, W, C | ...
+const Sizes kGrad{72, 2, 45, 64}, kX{72, 1, 17, 64},
+    kOffsets{72, 1, 9, 240};  // N, Ho*Kh, Wo*Kw, C | N, H, W, C | ...
 constexpr int kChannelsOfAGroup = 64 / 8;
 
 void require(bool well, const std::string& what) {
@@ -69,7 +70,9 @@ ge::Tensor read(const std::string& path, const Sizes& shape) {
 
 std::vector<ge::Tensor> run(const std::vector<ge::Tensor>& inputs) {
   const std::map<ge::AscendString, ge::AscendString> options{
-      {"ge.exec.deviceId", "0"}, {"ge.graphRunMode", "0"}, {"ge.exec.precision_mode", "must_keep_origin_dtype"}};
+      {"ge.exec.deviceId", "0"},
+      {"ge.graphRunMode", "0"},
+      {"ge.exec.precision_mode", "must_keep_origin_dtype"}};
   require(ge::GEInitialize(options) == ge::SUCCESS, "GEInitialize");
   std::vector<ge::Tensor> outputs;
   std::string failed;
@@ -87,11 +90,13 @@ std::vector<ge::Tensor> run(const std::vector<ge::Tensor>& inputs) {
 
 // Prints the verdict on one output; is it within the bound?
 bool judge(const ge::Tensor& output, const std::string& golden, double terms) {
-  if (output.GetTensorDesc().GetDataType() != ge::DT_FLOAT16) throw std::runtime_error("an output is not float16");
-  const example::Verdict v =
-      example::compare(output.GetData(), output.GetSize(), example::Type::float16,
-                       example::doubles_of(golden + ".exact.bin"), example::doubles_of(golden + ".magnitudes.bin"), terms);
-  std::printf("%s: %zu elements, %zu beyond the bound, worst %.2f of it", golden.c_str(), v.elements, v.over, v.worst);
+  if (output.GetTensorDesc().GetDataType() != ge::DT_FLOAT16)
+    throw std::runtime_error("an output is not float16");
+  const example::Verdict v = example::compare(output.GetData(), output.GetSize(), example::Type::float16,
+                                              example::doubles_of(golden + ".exact.bin"),
+                                              example::doubles_of(golden + ".magnitudes.bin"), terms);
+  std::printf("%s: %zu elements, %zu beyond the bound, worst %.2f of it", golden.c_str(), v.elements, v.over,
+              v.worst);
   if (v.over) std::printf(", the first at %zu", v.first_over);
   std::printf("\n");
   return v.over == 0;
@@ -107,11 +112,10 @@ int main(int argc, char** argv) {
     const double corners = example::number_in({text.begin(), text.end()}, "most_corners_per_pixel");
     const auto outputs = run({read(golden + "/grad.bin", kGrad), read(golden + "/x.bin", kX),
                               read(golden + "/offsets.bin", kOffsets)});
-    if (outputs.size() != 2) throw std::runtime_error("the graph must give 2 outputs but gives " + std::to_string(outputs.size()));
+    if (outputs.size() != 2)
+      throw std::runtime_error("the graph must give 2 outputs but gives " + std::to_string(outputs.size()));
     const bool grad_x = judge(outputs[0], golden + "/grad.grad_x", corners);
     const bool grad_offsets = judge(outputs[1], golden + "/grad.grad_offsets", 4 * kChannelsOfAGroup);
     return grad_x && grad_offsets ? 0 : 1;
-  } catch (const std::exception& e) {
-    return std::fprintf(stderr, "ascend_graph: %s\n", e.what()), 2;
-  }
+  } catch (const std::exception& e) { return std::fprintf(stderr, "ascend_graph: %s\n", e.what()), 2; }
 }

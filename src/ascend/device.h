@@ -19,7 +19,7 @@ namespace tapfield::ascend {
 
 // Memory of the device as an array.
 template <class E>
-__aicore__ inline __gm__ E* at(Address a) {
+TAPFIELD_DEVICE __gm__ E* at(Address a) {
   return reinterpret_cast<__gm__ E*>(a);
 }
 

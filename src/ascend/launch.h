@@ -6,9 +6,10 @@
 #include <cstdint>
 
 #include "ascend/arguments.h"
-#include "ascend/tiling.h"
 
 namespace tapfield::ascend {
+
+struct Plan;  // tiling.h
 
 enum class Element { float16, bfloat16, float32 };  // x's type
 

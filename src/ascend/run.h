@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "ascend/launch.h"
+#include "ascend/tiling.h"
 #include "problem.h"
 
 namespace tapfield::ascend {

@@ -11,16 +11,16 @@ using namespace tapfield::testing;
 
 namespace {
 
-const char* const kCases[] = {"c16_g2", "c129_g1", "c258_g2", "one_cell_g8", "batch_5", "nonfinite_open", "tiles"};
+const char* const kCases[] = {"c16_g2",  "c129_g1",        "c258_g2", "one_cell_g8",
+                              "batch_5", "nonfinite_open", "tiles"};
 
 // An empty text, or what is wrong.
-std::string fault(Product product, const Case& c, tapfield::Pass pass, tapfield::DType t, bool deterministic) {
+std::string fault(Product product, const Case& c, tapfield::Pass pass, tapfield::DType t,
+                  bool deterministic) {
   Call call(c, pass, Dtypes(t), /*nchw=*/false);
   try {
     run_on(product, call, 3, deterministic);
-  } catch (const ascend_on_cpu::Failure& e) {
-    return e.what();
-  }
+  } catch (const ascend_on_cpu::Failure& e) { return e.what(); }
   const Truth truth(c, pass, Dtypes(t));
   ::testing::TestPartResultArray results;
   {

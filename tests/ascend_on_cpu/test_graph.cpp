@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The operators as nodes of a graph: prototypes, inference, what is refused and how it is said; and the package's
-// own classes, called as the graph engine would, for each product.
+// The operators as nodes of a graph: prototypes, inference, what is refused and how it is said; and the
+// package's own classes, called as the graph engine would, for each product.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -30,8 +30,9 @@ std::string listed(const ge::Prototype& p) {
 }
 
 TEST(AscendGraph, PrototypesAreUpstreams) {
-  const std::string attributes = "strides ListInt required; pads ListInt required; ksize ListInt required; "
-                                 "dilations ListInt 1, 1, 1, 1; data_format String ";
+  const std::string attributes =
+      "strides ListInt required; pads ListInt required; ksize ListInt required; "
+      "dilations ListInt 1, 1, 1, 1; data_format String ";
   EXPECT_EQ(listed(ge::op::DeformableOffsets().prototype),
             "x 3, offsets 3, -> y 3, " + attributes + "NHWC; deformable_groups Int 1; modulated Bool true; ");
   EXPECT_EQ(listed(ge::op::DeformableOffsetsGrad().prototype),
@@ -46,7 +47,8 @@ NodeAttributes sample(const char* data_format = "NHWC") {
   NodeAttributes a;
   const bool nchw = data_format == std::string("NCHW");
   a.strides = nchw ? Ints{1, 1, 1, 2} : Ints{1, 1, 2, 1}, a.pads = {1, 1, 2, 2}, a.ksize = {2, 5};
-  a.dilations = nchw ? Ints{1, 1, 2, 1} : Ints{1, 2, 1, 1}, a.data_format = data_format, a.deformable_groups = 8;
+  a.dilations = nchw ? Ints{1, 1, 2, 1} : Ints{1, 2, 1, 1}, a.data_format = data_format,
+  a.deformable_groups = 8;
   return a;
 }
 
@@ -93,14 +95,22 @@ std::string refusal(const Run& run) {
 TEST(AscendGraph, SpeaksOfStridesInTheirOwnOrder) {
   NodeAttributes a = sample("NCHW");
   a.strides = {1, 1, 0, 2};
-  EXPECT_EQ(refusal([&] { infer_y({72, 1, 17, 64}, {72, 1, 9, 240}, a); }),
+  EXPECT_EQ(refusal([&] {
+              infer_y({72, 1, 17, 64}, {72, 1, 9, 240}, a);
+            }),
             "strides must have entries of at least 1 (N, C, H, W) but is [1, 1, 0, 2]");
   a = sample("NCHW"), a.dilations = {1, 2, 1};
-  EXPECT_EQ(refusal([&] { infer_y({72, 1, 17, 64}, {72, 1, 9, 240}, a); }),
+  EXPECT_EQ(refusal([&] {
+              infer_y({72, 1, 17, 64}, {72, 1, 9, 240}, a);
+            }),
             "dilations must have 4 entries (N, C, H, W) but is [1, 2, 1]");
-  EXPECT_EQ(refusal([&] { infer_y({72, 1, 17, 64}, {72, 1, 9, 241}, sample("NCHW")); }),
+  EXPECT_EQ(refusal([&] {
+              infer_y({72, 1, 17, 64}, {72, 1, 9, 241}, sample("NCHW"));
+            }),
             "offsets must have shape [72, 1, 9, 240] (N, Ho, Wo, 3*G*Kh*Kw) but has [72, 1, 9, 241]");
-  EXPECT_EQ(refusal([&] { infer_grad({72, 2, 44, 64}, {72, 1, 17, 64}, {72, 1, 9, 240}, sample()); }),
+  EXPECT_EQ(refusal([&] {
+              infer_grad({72, 2, 44, 64}, {72, 1, 17, 64}, {72, 1, 9, 240}, sample());
+            }),
             "grad must have shape [72, 2, 45, 64] (N, Ho*Kh, Wo*Kw, C) but has [72, 2, 44, 64]");
 }
 
@@ -163,8 +173,8 @@ struct Node {
 
   explicit Node(Call& call) {
     const Case& c = call.c;
-    for (const auto& v : {List{1, 1, c.stride_h, c.stride_w}, List(c.pads.begin(), c.pads.end()), List{c.kh, c.kw},
-                          List{1, 1, c.dil_h, c.dil_w}})
+    for (const auto& v : {List{1, 1, c.stride_h, c.stride_w}, List(c.pads.begin(), c.pads.end()),
+                          List{c.kh, c.kw}, List{1, 1, c.dil_h, c.dil_w}})
       context.attributes.lists.push_back({v});
     context.attributes.data_format = "NCHW", context.attributes.groups = c.groups;
     context.attributes.modulated = c.modulated;
@@ -180,7 +190,8 @@ struct Node {
       o->poison();
       context.descriptors.push_back({ge_dtype(v.dtype)});
       context.output_memory.push_back(v.data);
-      ascend_on_cpu::declare_memory(v.data, static_cast<std::size_t>(elements(o->shape()) * size_of(v.dtype)));
+      ascend_on_cpu::declare_memory(v.data,
+                                    static_cast<std::size_t>(elements(o->shape()) * size_of(v.dtype)));
     }
     scratch.resize(static_cast<std::size_t>(elements(c.x)), NAN);
     context.workspace = scratch.data();
@@ -253,8 +264,8 @@ TEST(AscendPackage, RefusesInTheLogAndLaunchesNothing) {
   EXPECT_EQ(ascend_on_cpu::acl().log[0].find("DeformableOffsetsGrad: deformable_groups must divide C = "), 0);
   ascend_on_cpu::acl().log.clear();
   node.context.attributes.groups = c.groups;
-  node.context.inputs[1] = gert::Tensor(node.context.inputs[1].GetAddr(), ge::DT_INT32,
-                                        node.context.inputs[1].GetStorageShape());
+  node.context.inputs[1] =
+      gert::Tensor(node.context.inputs[1].GetAddr(), ge::DT_INT32, node.context.inputs[1].GetStorageShape());
   EXPECT_EQ(node.execute("DeformableOffsetsGrad"), ge::GRAPH_FAILED);
   ASSERT_EQ(ascend_on_cpu::acl().log.size(), 1);
   EXPECT_NE(ascend_on_cpu::acl().log[0].find("x must be float16 or bfloat16 or float32"), std::string::npos);

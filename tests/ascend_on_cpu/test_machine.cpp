@@ -225,10 +225,11 @@ TEST_F(Machine, FindsCoresThatDoNotMeet) {
   }
   for (Order order : {Order::one_after_another, Order::parallel}) {
     ascend_on_cpu::options().order = order;
-    EXPECT_NE(found([] {
-                if (GetBlockIdx()) SyncAll();
-              },
-                    2)
+    EXPECT_NE(found(
+                  [] {
+                    if (GetBlockIdx()) SyncAll();
+                  },
+                  2)
                   .find("returned while others wait"),
               std::string::npos);
   }
@@ -244,7 +245,8 @@ TEST_F(Machine, FindsCoresThatDoNotMeet) {
 TEST_F(Machine, Computes) {
   EXPECT_EQ(found([&] {
               Buffers u;
-              for (int i = 0; i < kCount; ++i) u.in().SetValue(static_cast<std::uint32_t>(i), static_cast<float>(i));
+              for (int i = 0; i < kCount; ++i)
+                u.in().SetValue(static_cast<std::uint32_t>(i), static_cast<float>(i));
               flag<HardEvent::S_V>();
               ReduceRepeat<ReduceType::SUM>(u.out(), u.in(), 3, 8, 1, 1, 1);
               flag<HardEvent::V_S>();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How far results lie from the reference's, over the whole case table, printed beside what CANN's own tests accept:
-// |error| <= absolute + relative * |value| for 99% of an output's elements.
+// How far results lie from the reference's, over the whole case table, printed beside what CANN's own tests
+// accept: |error| <= absolute + relative * |value| for 99% of an output's elements.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -25,11 +25,12 @@ Limit accepted(DType t) {
 }
 
 struct Errors {
-  double worst = 0;             // of |error| / (eps * sum of |terms|), a 16-bit output's rounding off
+  double worst = 0;              // of |error| / (eps * sum of |terms|), a 16-bit output's rounding off
   std::vector<double> of_limit;  // |error| / what is accepted, of every element
 
   double quantile(double q) {
-    const auto at = of_limit.begin() + static_cast<std::ptrdiff_t>(q * static_cast<double>(of_limit.size() - 1));
+    const auto at =
+        of_limit.begin() + static_cast<std::ptrdiff_t>(q * static_cast<double>(of_limit.size() - 1));
     std::nth_element(of_limit.begin(), at, of_limit.end());
     return *at;
   }
@@ -39,19 +40,23 @@ void add(Errors& e, const Call& call, const Truth& truth, std::size_t o) {
   const DType dtype = call.outputs[o]->dtype();
   const Limit limit = accepted(dtype);
   const Tolerance rounding(call.x.dtype(), dtype);
-  const std::vector<double> got = call.outputs[o]->values(), &want = truth.want[o], &magnitude = truth.magnitudes[o];
+  const std::vector<double> got = call.outputs[o]->values(), &want = truth.want[o],
+                            &magnitude = truth.magnitudes[o];
   for (std::size_t i = 0; i < got.size(); ++i) {
     if (!std::isfinite(got[i]) || !std::isfinite(want[i]) || !std::isfinite(magnitude[i])) continue;
     const double error = std::fabs(got[i] - want[i]);
     e.of_limit.push_back(error / (limit.absolute + limit.relative * std::fabs(want[i])));
     const double off = dtype == DType::float32 ? 0 : rounding(got[i], want[i], 0, 0);
-    if (magnitude[i] > 0x1p-100) e.worst = std::max(e.worst, std::max(error - off, 0.0) / (0x1p-23 * magnitude[i]));
+    if (magnitude[i] > 0x1p-100)
+      e.worst = std::max(e.worst, std::max(error - off, 0.0) / (0x1p-23 * magnitude[i]));
   }
 }
 
 TEST(Precision, IsFarWithinWhatUpstreamAccepts) {
-  std::printf("| product | output | dtype | worst, eps of sum of magnitudes | 99%% of elements, of upstream's limit |\n"
-              "|---|---|---|---|---|\n");
+  std::printf(
+      "| product | output | dtype | worst, eps of sum of magnitudes | 99%% of elements, of upstream's limit "
+      "|\n"
+      "|---|---|---|---|---|\n");
   for (Product product : {Product::dav_3510, Product::dav_2201})
     for (DType t : {DType::float32, DType::float16, DType::bfloat16}) {
       std::map<std::string, Errors> found;
@@ -60,7 +65,8 @@ TEST(Precision, IsFarWithinWhatUpstreamAccepts) {
           const Truth truth(c, pass, Dtypes(t));
           Call call(c, pass, Dtypes(t), /*nchw=*/false);
           run_on(product, call, 4);
-          for (std::size_t o = 0; o < call.outputs.size(); ++o) add(found[call.output_name(o)], call, truth, o);
+          for (std::size_t o = 0; o < call.outputs.size(); ++o)
+            add(found[call.output_name(o)], call, truth, o);
         }
       for (auto& [output, errors] : found) {
         ASSERT_GT(errors.of_limit.size(), 10000);

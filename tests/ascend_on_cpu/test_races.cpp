@@ -8,7 +8,8 @@
 namespace tapfield::testing {
 namespace {
 
-const char* const kCases[] = {"c16_g2", "c129_g1", "one_cell_g8", "batch_5", "v1_g4", "nonfinite_open", "scattered"};
+const char* const kCases[] = {"c16_g2", "c129_g1",        "one_cell_g8", "batch_5",
+                              "v1_g4",  "nonfinite_open", "scattered"};
 
 TEST(Races, CoresMeetWhereTheyMust) {
   ascend_on_cpu::options().order = ascend_on_cpu::Order::parallel;

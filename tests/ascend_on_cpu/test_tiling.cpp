@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Plans of vector cores: no buffers beyond UB, every tap in one tile, every pixel of grad_x in one band, every
-// channel in one piece, every item in one core's share. For every case of the table and for random shapes.
+// Plans of vector cores: no buffers beyond UB, every tap in one tile, every pixel of grad_x in one band,
+// every channel in one piece, every item in one core's share. For every case of the table and for random
+// shapes.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -107,10 +108,11 @@ TEST(Tiling, TenThousandRandomShapes) {
     p.c = p.groups * (random() % 3 ? pick(300) : pick(20000));
     p.modulated = random() % 2;
     const std::int64_t cores = pick(64);
-    SCOPED_TRACE("shape " + std::to_string(i) + ": n " + std::to_string(p.n) + ", x " + std::to_string(p.h) + " x " +
-                 std::to_string(p.w) + " x " + std::to_string(p.c) + ", output " + std::to_string(p.ho) + " x " +
-                 std::to_string(p.wo) + ", ksize " + std::to_string(p.kh) + " x " + std::to_string(p.kw) +
-                 ", groups " + std::to_string(p.groups) + ", cores " + std::to_string(cores));
+    SCOPED_TRACE("shape " + std::to_string(i) + ": n " + std::to_string(p.n) + ", x " + std::to_string(p.h) +
+                 " x " + std::to_string(p.w) + " x " + std::to_string(p.c) + ", output " +
+                 std::to_string(p.ho) + " x " + std::to_string(p.wo) + ", ksize " + std::to_string(p.kh) +
+                 " x " + std::to_string(p.kw) + ", groups " + std::to_string(p.groups) + ", cores " +
+                 std::to_string(cores));
     check(p, cores);
     if (HasFailure()) return;
   }

@@ -28,7 +28,8 @@ inline aclError aclrtGetDevice(std::int32_t* device) { return *device = 0, ACL_S
 inline aclError aclrtGetDeviceInfo(std::uint32_t, aclrtDevAttr, std::int64_t* value) {
   return *value = ascend_on_cpu::acl().vector_cores, ACL_SUCCESS;
 }
-inline void aclAppLog(aclLogLevel, const char* function, const char*, std::uint32_t, const char* format, ...) {
+inline void aclAppLog(aclLogLevel, const char* function, const char*, std::uint32_t, const char* format,
+                      ...) {
   char text[1024];
   va_list arguments;
   va_start(arguments, format);

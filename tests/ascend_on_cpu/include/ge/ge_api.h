@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for the graph engine's header of this name: a session that runs a graph of one custom operator, whose
-// inputs are its own, on the package linked beside it.
+// Stands in for the graph engine's header of this name: a session that runs a graph of one custom operator,
+// whose inputs are its own, on the package linked beside it.
 #pragma once
 
 #include <map>

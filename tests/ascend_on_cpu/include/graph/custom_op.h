@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for the graph engine's header of this name, by its public documentation: what a custom operator is
-// given, and how it is registered. Contexts are filled by a test.
+// Stands in for the graph engine's header of this name, by its public documentation: what a custom operator
+// is given, and how it is registered. Contexts are filled by a test.
 #pragma once
 
 #include <cstdint>
@@ -119,7 +119,8 @@ struct EagerOpExecutionContext : Context {
   const CompileTimeTensorDesc* GetOutputDesc(std::size_t i) const {
     return i < descriptors.size() ? &descriptors[i] : nullptr;
   }
-  Tensor* MallocOutputTensor(std::size_t i, const StorageShape& shape, const StorageFormat&, ge::DataType dtype) {
+  Tensor* MallocOutputTensor(std::size_t i, const StorageShape& shape, const StorageFormat&,
+                             ge::DataType dtype) {
     return &outputs.emplace_back(output_memory.at(i), dtype, shape.GetStorageShape());
   }
   void* MallocWorkSpace(std::size_t bytes) { return workspace_bytes = bytes, workspace; }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stands in for the graph engine's header of this name: a prototype becomes a class of nodes, with functions for
-// its inputs, outputs and attributes, and a list of them that a test reads. Each macro ends a function that does
-// what the one before it says, declares what its own entry needs, and begins the next function.
+// Stands in for the graph engine's header of this name: a prototype becomes a class of nodes, with functions
+// for its inputs, outputs and attributes, and a list of them that a test reads. Each macro ends a function
+// that does what the one before it says, declares what its own entry needs, and begins the next function.
 #pragma once
 
 #include <any>
@@ -56,32 +56,32 @@ inline std::string text(Bool b) { return b ? "true" : "false"; }
 
 }  // namespace ge
 
-#define REG_OP(op_)                                            \
-  namespace op {                                               \
-  struct op_ : Operator {                                      \
-    using Self = op_;                                          \
-    explicit op_(const char* name_ = "") {                     \
-      type = #op_, name = name_;                               \
-      list();                                                  \
-    }                                                          \
-    void list() {                                              \
+#define REG_OP(op_)                        \
+  namespace op {                           \
+  struct op_ : Operator {                  \
+    using Self = op_;                      \
+    explicit op_(const char* name_ = "") { \
+      type = #op_, name = name_;           \
+      list();                              \
+    }                                      \
+    void list() {                          \
       Next()
-#define INPUT(name_, ...)                                                                \
-  end();                                                                                 \
-  list_input_##name_();                                                                  \
-  }                                                                                      \
+#define INPUT(name_, ...)                                                                  \
+  end();                                                                                   \
+  list_input_##name_();                                                                    \
+  }                                                                                        \
   Self& set_input_##name_(const Operator& from) { return inputs[#name_] = {from}, *this; } \
-  void update_input_desc_##name_(const TensorDesc&) {}                                   \
-  void list_input_##name_() {                                                            \
-    prototype.inputs.push_back({#name_, __VA_ARGS__});                                   \
+  void update_input_desc_##name_(const TensorDesc&) {}                                     \
+  void list_input_##name_() {                                                              \
+    prototype.inputs.push_back({#name_, __VA_ARGS__});                                     \
     Next()
-#define OUTPUT(name_, ...)                                                           \
-  end();                                                                             \
-  list_output_##name_();                                                             \
-  }                                                                                  \
-  void update_output_desc_##name_(const TensorDesc& d) { outputs[#name_] = d; }      \
-  void list_output_##name_() {                                                       \
-    prototype.outputs.push_back({#name_, __VA_ARGS__});                              \
+#define OUTPUT(name_, ...)                                                      \
+  end();                                                                        \
+  list_output_##name_();                                                        \
+  }                                                                             \
+  void update_output_desc_##name_(const TensorDesc& d) { outputs[#name_] = d; } \
+  void list_output_##name_() {                                                  \
+    prototype.outputs.push_back({#name_, __VA_ARGS__});                         \
     Next()
 #define LIST_ATTRIBUTE(name_, type_, first, standard_)                             \
   end();                                                                           \
