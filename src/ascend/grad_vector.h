@@ -5,7 +5,8 @@
 //
 // Fast: the sums are zeroed, all cores meet, then scaled rows are added to them by atomic copies. Sums are
 // float32 whatever T is; where grad_x has T's 16 bits they are scratch, rounded once all cores have met
-// again. Deterministic: here grad_offsets alone; grad_x is another kernel's, grad_bands.h. Its dots are
+// again.
+// Deterministic: here grad_offsets alone; grad_x is another kernel's, grad_bands.h. Its dots are
 // reduced in one order: the same bits on every run, in both modes.
 #pragma once
 
@@ -23,11 +24,11 @@ class GradCore {
     pipe_.InitBuffer(out_, kBuffers, bytes_.out);
     if constexpr (kNarrow<T>) {
       pipe_.InitBuffer(wide_, bytes_.wide);
-      pipe_.InitBuffer(slopes_narrow_, bytes_.slopes_narrow);
+      pipe_.InitBuffer(narrow_, bytes_.narrow);
     }
     pipe_.InitBuffer(dots_, bytes_.dots);
     pipe_.InitBuffer(parts_, bytes_.dots);
-    pipe_.InitBuffer(slopes_, bytes_.slopes);
+    pipe_.InitBuffer(values_, bytes_.grad_offsets);
   }
 
   __aicore__ inline void zero_sums() {
@@ -198,7 +199,7 @@ class GradCore {
   }
 
   __aicore__ inline void write_grad_offsets(const Tile& tile) {
-    AscendC::LocalTensor<float> slopes = slopes_.template Get<float>();
+    AscendC::LocalTensor<float> values = values_.template Get<float>();
     const AscendC::LocalTensor<float> dots = dots_.template Get<float>();
     const std::int32_t row = tap_row_of(plan_), plane = plan_.pixels * row;
     sync<AscendC::HardEvent::V_S>();  // the dots are there
@@ -214,20 +215,20 @@ class GradCore {
         mask = math::grad_mask(t.hh, t.lh, t.hw, t.lw, s[0], s[1], s[2], s[3]);
       }
       const std::uint32_t o = static_cast<std::uint32_t>(i / tile.taps * row + i % tile.taps);
-      slopes.SetValue(o, along_w);
-      slopes.SetValue(o + plane, along_h);
-      if (plan_.planes == 3) slopes.SetValue(o + 2 * plane, mask);
+      values.SetValue(o, along_w);
+      values.SetValue(o + plane, along_h);
+      if (plan_.planes == 3) values.SetValue(o + 2 * plane, mask);
     }
     sync<AscendC::HardEvent::S_V>();  // the next tile's dots, and a cast of these, come after
     if constexpr (kNarrow<T>)
       if (!a_.grad_offsets_wide) {
-        const AscendC::LocalTensor<T> narrow = slopes_narrow_.template Get<T>();
-        AscendC::Cast(narrow, slopes, AscendC::RoundMode::CAST_RINT, plan_.planes * plane);
+        const AscendC::LocalTensor<T> narrow = narrow_.template Get<T>();
+        AscendC::Cast(narrow, values, AscendC::RoundMode::CAST_RINT, plan_.planes * plane);
         sync<AscendC::HardEvent::V_MTE3>();
         return store_planes(narrow, tile);
       }
     sync<AscendC::HardEvent::S_MTE3>();
-    store_planes(slopes, tile);
+    store_planes(values, tile);
   }
 
   template <class E>
@@ -250,8 +251,8 @@ class GradCore {
   AscendC::TQue<AscendC::TPosition::VECOUT, 1> out_;         // scaled rows, float32
   AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;          // in_ as float32
   AscendC::TBuf<AscendC::TPosition::VECCALC> dots_, parts_;  // [row of x]
-  AscendC::TBuf<AscendC::TPosition::VECOUT> slopes_,
-      slopes_narrow_;  // grad_offsets: [planes][pixels][tap_row]
+  // grad_offsets: [planes][pixels][tap_row], as float32, as T.
+  AscendC::TBuf<AscendC::TPosition::VECOUT> values_, narrow_;
   Tap taps_[kMostTaps];
   std::int32_t live_ = 0, rows_ = 0;  // rows of grad, of x, that were fetched
 };

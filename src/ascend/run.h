@@ -19,8 +19,8 @@ struct Device {
 // Null where the kernels can run p, else the reason. p has passed make_problem.
 const char* why_not(const Problem& p);
 
-// Bytes of device memory that a run needs: the float32 sums of a fast gradient whose grad_x has 16 bits; and
-// of a deterministic one on the 950.
+// Bytes of device memory for the float32 sums of a 16-bit grad_x (which run_vector does without if
+// deterministic).
 std::size_t scratch_bytes(const Problem& p);
 
 // Queue p on d.stream and return. p has images, and why_not(p) is null; scratch: scratch_bytes(p).

@@ -25,7 +25,7 @@ void set_tile(Plan& plan, const Problem& p, int64_t most) {
 template <class Buffers>
 Plan plan_tile(const Problem& p, Buffers (*buffers)(const Plan&), int64_t least, int64_t most) {
   Plan plan{};
-  plan.element_bytes = static_cast<int32_t>(size_of(p.x.dtype)),
+  plan.element_bytes = static_cast<int32_t>(size_of(p.x.dtype));
   plan.planes = static_cast<int32_t>(p.planes());
   plan.band_h = plan.band_w = 1;
   const auto fits = [&] { return buffers(plan).total() <= kUnifiedBuffer; };
@@ -43,6 +43,20 @@ Plan plan_tile(const Problem& p, Buffers (*buffers)(const Plan&), int64_t least,
   return plan;
 }
 
+// The largest side of a band, of plan's, up to `most`, with which its buffers fit: 1 does.
+void grow_band(Plan& plan, int32_t& side, int64_t most) {
+  int64_t least = 1;
+  while (least < most) {
+    const int64_t middle = (least + most + 1) / 2;
+    side = static_cast<int32_t>(middle);
+    if (band_buffers(plan).total() <= kUnifiedBuffer)
+      least = middle;
+    else
+      most = middle - 1;
+  }
+  side = static_cast<int32_t>(least);
+}
+
 }  // namespace
 
 Plan plan_forward(const Problem& p) { return plan_tile(p, forward_buffers, kLeastTaps, kMostTaps); }
@@ -53,21 +67,10 @@ Plan plan_grad(const Problem& p) { return plan_tile(p, grad_buffers, kLeastTaps,
 // core one.
 Plan plan_bands(const Problem& p, int64_t cores) {
   Plan plan = plan_tile(p, band_buffers, kLeastTaps, kLeastTaps);
-  const auto widest = [&](int32_t& side, int64_t most) {
-    for (int64_t low = 1, high = most; low <= high;) {  // the largest that fits: bytes grow with it
-      const int64_t middle = (low + high) / 2;
-      side = static_cast<int32_t>(middle);
-      if (band_buffers(plan).total() <= kUnifiedBuffer)
-        low = middle + 1;
-      else
-        high = middle - 1;
-      side = static_cast<int32_t>(high);
-    }
-  };
-  // Sides stay below 4,096, so that sums of bytes stay within 32 bits; and below what one copy takes.
-  widest(plan.band_w, std::min<int64_t>({p.w, kMostBlocks, kUnifiedBuffer / (4 * row_of(plan))}));
-  widest(plan.band_h, std::min<int64_t>({p.h, up(p.n * p.groups * p.h * up(p.w, plan.band_w), cores),
-                                         kUnifiedBuffer / (4 * row_of(plan))}));
+  const int64_t most = kUnifiedBuffer / (4 * row_of(plan));  // pixels; keeps sums of bytes within 32 bits
+  grow_band(plan, plan.band_w, std::min<int64_t>({p.w, kMostBlocks, most}));
+  grow_band(plan, plan.band_h,
+            std::min<int64_t>({p.h, up(p.n * p.groups * p.h * up(p.w, plan.band_w), cores), most}));
   return plan;
 }
 

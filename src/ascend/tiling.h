@@ -143,19 +143,21 @@ TAPFIELD_TILING ForwardBuffers forward_buffers(const Plan& p) {
 
 struct GradBuffers {
   TileBuffers tile;
-  std::int32_t in, wide, out;  // rows of grad, then of x; the same as float32; what is added to grad_x
-  std::int32_t dots;           // sums of products: in all, of 64 channels of each row
-  std::int32_t slopes, slopes_narrow;  // grad_offsets as float32, as T: as tile
+  std::int32_t in, wide, out;         // rows of grad, then of x; the same as float32; what is added to grad_x
+  std::int32_t dots;                  // sums of products: in all, of 64 channels of each row
+  std::int32_t grad_offsets, narrow;  // as float32, as T: as tile
   TAPFIELD_TILING std::int32_t total() const {
-    return tile.total() + kBuffers * (in + out) + wide + 2 * dots + slopes + slopes_narrow;
+    return tile.total() + kBuffers * (in + out) + wide + 2 * dots + grad_offsets + narrow;
   }
 };
 TAPFIELD_TILING GradBuffers grad_buffers(const Plan& p) {
   const std::int32_t rows = most_taps(p) * row_of(p), bytes = p.element_bytes;
   const TileBuffers tile = tile_buffers(p);
-  return {
-      tile,      5 * rows * bytes, bytes == 2 ? 5 * rows * 4 : 0, 4 * rows * 4, padded(4 * most_taps(p)) * 4,
-      tile.wide, tile.raw};
+  GradBuffers b{};
+  b.tile = tile, b.grad_offsets = tile.wide, b.narrow = tile.raw;
+  b.in = 5 * rows * bytes, b.wide = bytes == 2 ? 5 * rows * 4 : 0, b.out = 4 * rows * 4;
+  b.dots = padded(4 * most_taps(p)) * 4;
+  return b;
 }
 
 struct BandBuffers {

@@ -80,7 +80,7 @@ add_mutant(band_not_waited_for grad_bands.h "      vector_barrier();  // the nex
 add_mutant(tile_a_row_too_large run_vector.cpp "for (int64_t taps = most; taps > least; --taps) {\n    set_tile(plan, p, taps);\n    if (fits()) return plan;"
   "for (int64_t taps = most; taps > least; --taps) {\n    set_tile(plan, p, taps);\n    if (fits()) { plan.pixels += 1; return plan; }"
   "bytes of 196608 that UB has|leaves its|a wrong result")
-add_mutant(queue_a_row_too_small tiling.h "5 * rows * bytes," "5 * rows * bytes - 32,"
+add_mutant(queue_a_row_too_small tiling.h "b.in = 5 * rows * bytes," "b.in = 5 * rows * bytes - 32,"
   "leaves its buffer|a buffer of")
 add_mutant(rows_not_padded tiling.h "return (elements + kRow - 1) / kRow * kRow;" "return elements;"
   "not aligned to 32 bytes|a buffer of")
