@@ -38,10 +38,9 @@ TAPFIELD_DEVICE bool locate_along(float offset, Index base, Index size, bool clo
   const float below = floor_of(offset);
   cell = 0, lower = 0, upper = 0;
   if (!math::reaches(below)) return false;
-  const float above = below == offset ? below : below + 1.0f;
   const std::int64_t found = math::cell(static_cast<std::int64_t>(base), below);
   upper = offset - below;
-  lower = math::complement(offset, below, above);
+  lower = math::complement(offset, below, below + 1.0f);
   const bool live = math::live(found, upper, static_cast<std::int64_t>(size), closed);
   if (live) cell = static_cast<Index>(found);
   return live;

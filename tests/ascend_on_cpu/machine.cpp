@@ -149,7 +149,8 @@ void meet_threads() {
 
 // ------ Memory
 
-constexpr std::size_t kUnit = 2;  // bytes: the smallest element
+constexpr std::size_t kUnit = 2;                        // bytes: the smallest element
+constexpr std::size_t kTracked = std::size_t{1} << 28;  // of larger tensors only the bounds are checked
 
 struct Touched {  // since its meeting, by core number; -1: nobody, -2: several
   std::int64_t meeting = -1, reader = -1, writer = -1, adder = -1;
@@ -224,6 +225,7 @@ void pause() {
 }
 
 void declare_memory(const void* begin, std::size_t bytes) {
+  if (bytes > kTracked) return regions.push_back({static_cast<const char*>(begin), bytes, {}});
   regions.push_back(
       {static_cast<const char*>(begin), bytes, std::vector<Touched>((bytes + kUnit - 1) / kUnit)});
 }
@@ -233,7 +235,7 @@ void touch(const void* p, std::size_t bytes, Access access) {
   const char* begin = static_cast<const char*>(p);
   for (Region& r : regions) {
     if (begin < r.begin || begin + bytes > r.begin + r.bytes) continue;
-    if (m.running)  // between threads the sanitizer looks
+    if (m.running && !r.units.empty())  // between threads the sanitizer looks
       for (std::size_t i = static_cast<std::size_t>(begin - r.begin) / kUnit;
            i * kUnit < static_cast<std::size_t>(begin - r.begin) + bytes; ++i)
         check_others(r.units[i], core(), access);

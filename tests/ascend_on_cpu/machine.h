@@ -65,7 +65,7 @@ void pause();                         // another core may go on here
 
 // ------ Memory of the device: what was declared, and who has touched it since all met
 
-void declare_memory(const void* begin, std::size_t bytes);
+void declare_memory(const void* begin, std::size_t bytes);  // over 256 MiB: its bounds alone are checked
 void forget_memory();
 
 enum class Access { read, write, add };

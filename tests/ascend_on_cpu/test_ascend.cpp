@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "agreement.h"
 #include "ascend_call.h"
@@ -157,6 +158,59 @@ TEST(AscendIndex, AreWideWhereTheyMust) {
   EXPECT_FALSE(ascend::fits_32_bits(p)) << "2^31 elements of y";
   p.kw = 1, p.top = std::int64_t{1} << 31;
   EXPECT_FALSE(ascend::fits_32_bits(p)) << "positions";
+}
+
+// A sparse x of 2^31 + 2^16 elements, of which few outputs read a little, also at its end.
+TEST(AscendIndex, ReachesPast2To31Elements) {
+  constexpr std::int64_t kH = (1 << 21) + 64, kW = 1 << 10, kElements = kH * kW, kHo = 12, kWo = 5;
+  void* mapped = mmap(nullptr, kElements * 2, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  const std::unique_ptr<void, void (*)(void*)> owner(mapped, [](void* p) { munmap(p, kElements * 2); });
+  const std::int64_t stride_h = (kH - 1) / (kHo - 1), stride_w = (kW - 1) / (kWo - 1);
+  const auto value = [](std::int64_t h, std::int64_t w) {
+    return static_cast<double>((h * 31 + w * 17) % 64 - 32);
+  };
+  std::vector<float> offsets, want;
+  const std::vector<double> normal = normal_values(kHo * kWo * 2, 5);
+  for (std::int64_t ho = 0; ho < kHo; ++ho)
+    for (std::int64_t wo = 0; wo < kWo; ++wo) {
+      const std::size_t i = offsets.size();
+      offsets.push_back(static_cast<float>(normal[i])), offsets.push_back(static_cast<float>(normal[i + 1]));
+      const double h = static_cast<double>(ho * stride_h) + offsets[i + 1],
+                   w = static_cast<double>(wo * stride_w) + offsets[i];
+      double y = 0;
+      for (int corner = 0; corner < 4; ++corner) {
+        const std::int64_t ih = static_cast<std::int64_t>(std::floor(h)) + corner / 2,
+                           iw = static_cast<std::int64_t>(std::floor(w)) + corner % 2;
+        if (ih < 0 || ih >= kH || iw < 0 || iw >= kW) continue;
+        encode(value(ih, iw), DType::float16, static_cast<char*>(mapped) + (ih * kW + iw) * 2);
+        y += value(ih, iw) * (1 - std::fabs(h - static_cast<double>(ih))) *
+             (1 - std::fabs(w - static_cast<double>(iw)));
+      }
+      want.push_back(static_cast<float>(y));
+    }
+  std::vector<std::uint16_t> y(want.size(), 0x7e00);
+  Attributes a;
+  a.ksize = {1, 1}, a.strides = {1, stride_h, stride_w, 1}, a.pads = {0, 0, 0, 0}, a.modulated = false;
+  const Tensor x_tensor(mapped, DType::float16, {1, kH, kW, 1}),
+      offsets_tensor(offsets.data(), {1, kHo, kWo, 2}),
+      y_tensor(static_cast<void*>(y.data()), DType::float16, {1, kHo, kWo, 1});
+  const Problem p =
+      make_problem(Pass::forward, {.x = &x_tensor, .offsets = &offsets_tensor, .y = &y_tensor}, a, true);
+  EXPECT_FALSE(ascend::fits_32_bits(p));
+  for (Product product : {Product::dav_3510, Product::dav_2201}) {
+    std::fill(y.begin(), y.end(), std::uint16_t{0x7e00});
+    ascend_on_cpu::declare_memory(mapped, kElements * 2);
+    ascend_on_cpu::declare_memory(offsets.data(), offsets.size() * sizeof(float));
+    ascend_on_cpu::declare_memory(y.data(), y.size() * 2);
+    product == Product::dav_3510 ? ascend::run_simt(p, {3, nullptr}, nullptr)
+                                 : ascend::run_vector(p, {3, nullptr}, nullptr);
+    ascend_on_cpu::forget_memory();
+    for (std::size_t i = 0; i < y.size(); ++i)
+      EXPECT_NEAR(decode(&y[i], DType::float16), want[i], 0x1p-11 * std::fabs(want[i]) + 1e-4)
+          << name_of(product) << i;
+  }
 }
 
 }  // namespace

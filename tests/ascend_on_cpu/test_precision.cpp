@@ -26,6 +26,7 @@ Limit accepted(DType t) {
 
 struct Errors {
   double worst = 0;     // of |error| / (eps * sum of |terms|), a 16-bit output's rounding off
+  double rms = 0;       // of the same, over an output; the worst case's
   double of_limit = 0;  // the worst case's |error| / what is accepted, of 99% of its elements
   std::string where;    // that case
   std::int64_t elements = 0;
@@ -38,14 +39,19 @@ void add(Errors& e, const Call& call, const Truth& truth, std::size_t o) {
   const std::vector<double> got = call.outputs[o]->values(), &want = truth.want[o],
                             &magnitude = truth.magnitudes[o];
   std::vector<double> of_limit;
+  double squares = 0;
+  std::int64_t measured = 0;
   for (std::size_t i = 0; i < got.size(); ++i) {
     if (!std::isfinite(got[i]) || !std::isfinite(want[i]) || !std::isfinite(magnitude[i])) continue;
     const double error = std::fabs(got[i] - want[i]);
     of_limit.push_back(error / (limit.absolute + limit.relative * std::fabs(want[i])));
     const double off = dtype == DType::float32 ? 0 : rounding(got[i], want[i], 0, 0);
-    if (magnitude[i] > 0x1p-100)
-      e.worst = std::max(e.worst, std::max(error - off, 0.0) / (0x1p-23 * magnitude[i]));
+    if (magnitude[i] <= 0x1p-100) continue;
+    const double units = std::max(error - off, 0.0) / (0x1p-23 * magnitude[i]);
+    e.worst = std::max(e.worst, units), squares += units * units, ++measured;
   }
+  constexpr int kLeast = 32;  // fewer elements have no rms to speak of
+  if (measured >= kLeast) e.rms = std::max(e.rms, std::sqrt(squares / static_cast<double>(measured)));
   if (of_limit.empty()) return;
   const auto at =
       of_limit.begin() + static_cast<std::ptrdiff_t>(0.99 * static_cast<double>(of_limit.size() - 1));
@@ -56,8 +62,8 @@ void add(Errors& e, const Call& call, const Truth& truth, std::size_t o) {
 
 TEST(Precision, IsFarWithinWhatUpstreamAccepts) {
   std::printf(
-      "| product | output | dtype | worst, eps of sum of magnitudes | of upstream's limit | in case |\n"
-      "|---|---|---|---|---|---|\n");
+      "| product | output | dtype | worst, eps of sum of magnitudes | rms | of upstream's limit | in case |\n"
+      "|---|---|---|---|---|---|---|\n");
   for (Product product : {Product::dav_3510, Product::dav_2201})
     for (DType t : {DType::float32, DType::float16, DType::bfloat16}) {
       std::map<std::string, Errors> found;
@@ -73,8 +79,9 @@ TEST(Precision, IsFarWithinWhatUpstreamAccepts) {
         EXPECT_GT(e.elements, 10000);
         const std::string of_limit =
             e.of_limit ? "1/" + std::to_string(std::lround(1 / e.of_limit)) + " | " + e.where : "0 | all";
-        std::printf("| %s | %s | %s | %.2f | %s |\n", name_of(product), output.c_str(), tapfield::name_of(t),
-                    e.worst, of_limit.c_str());
+        std::printf("| %s | %s | %s | %.2f | %.2f | %s |\n", name_of(product), output.c_str(),
+                    tapfield::name_of(t), e.worst, e.rms, of_limit.c_str());
+        EXPECT_LT(e.rms, 4) << output << ": docs/operators.md, Numerics";
         EXPECT_LE(e.of_limit, t == DType::float32 ? 1.0 / 50 : 1) << output;
       }
     }
