@@ -9,6 +9,8 @@
 
 namespace tapfield::ascend {
 
+constexpr std::int32_t kRun = 32;  // as on the 950: grad_simt.h
+
 template <class T>
 class BandCore {
  public:
@@ -16,6 +18,7 @@ class BandCore {
     const BandBuffers bytes = band_buffers(plan);
     taps_of_.init(pipe_, a_, plan_);
     pipe_.InitBuffer(in_, kBuffers, bytes.in);
+    pipe_.InitBuffer(run_, bytes.run);
     pipe_.InitBuffer(sums_, bytes.sums);
     if constexpr (kNarrow<T>) {
       pipe_.InitBuffer(wide_, bytes.wide);
@@ -40,12 +43,15 @@ class BandCore {
     vector_barrier();
     AscendC::Duplicate(sums, 0.0f, band.rows * plan_.band_w * row_of(plan_));
     vector_barrier();
+    length_ = 0;
     const std::int64_t count = tiles_of_group(a_.geometry, plan_);
     for (std::int64_t i = 0; i < count; ++i) {
       const Tile tile = tile_of_group(a_.geometry, plan_, band.n, band.g, i);
       taps_of_.locate(tile, taps_);
-      if (fetch(tile, band, piece)) add(tile, band, piece);
+      fetch(tile, band, piece);
+      add(tile, band, piece);
     }
+    end_run(band, piece);
     store(band, piece);
   }
 
@@ -62,12 +68,12 @@ class BandCore {
     return false;
   }
 
-  // Rows of grad of the taps that touch the band, in their order. False if there are none.
-  __aicore__ inline bool fetch(const Tile& tile, const Band& band, const Piece& piece) {
+  // Rows of grad of the taps that touch the band, in their order.
+  __aicore__ inline void fetch(const Tile& tile, const Band& band, const Piece& piece) {
     const Geometry<std::int64_t>& q = a_.geometry;
     rows_ = 0;
     for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) rows_ += touches(band, taps_[i]);
-    if (!rows_) return false;
+    if (!rows_) return;
     const auto grad = tensor<T>(a_.grad, q.n * q.ho * q.kh * q.wo * q.kw * q.c);
     const AscendC::LocalTensor<T> to = in_.template AllocTensor<T>();
     const std::int32_t row = row_of(plan_);
@@ -76,33 +82,52 @@ class BandCore {
       if (touches(band, taps_[i]))
         copy_in(to[at++ * row], grad[taps_[i].row + piece.first], 1, piece.length, row, q.c);
     in_.EnQue(to);
-    return true;
   }
 
   __aicore__ inline void add(const Tile& tile, const Band& band, const Piece& piece) {
-    AscendC::LocalTensor<T> raw = in_.template DeQue<T>();
     const std::int32_t row = row_of(plan_);
+    AscendC::LocalTensor<T> raw;
     AscendC::LocalTensor<float> grad;
-    if constexpr (kNarrow<T>) {
-      grad = wide_.template Get<float>();
-      AscendC::Cast(grad, raw, AscendC::RoundMode::CAST_NONE, rows_ * row);
-      vector_barrier();
-    } else {
-      grad = raw;
+    if (rows_) {
+      raw = in_.template DeQue<T>();
+      if constexpr (kNarrow<T>) {
+        grad = wide_.template Get<float>();
+        AscendC::Cast(grad, raw, AscendC::RoundMode::CAST_NONE, rows_ * row);
+        vector_barrier();
+      } else {
+        grad = raw;
+      }
     }
-    const AscendC::LocalTensor<float> sums = sums_.template Get<float>();
+    const AscendC::LocalTensor<float> run = run_.template Get<float>();
     std::int32_t at = 0;
     for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
-      if (!touches(band, taps_[i])) continue;
-      for (int corner = 0; corner < 4; ++corner) {
-        const std::int32_t pixel = place(band, taps_[i], corner);
-        if (pixel >= 0)
-          AscendC::Axpy(sums[pixel * row], grad[at * row], weight(taps_[i], corner), piece.length);
-      }
-      vector_barrier();  // the next tap may add to the same pixel
-      ++at;
+      const Tap& t = taps_[i];
+      if (!t.live) continue;
+      const bool here = touches(band, t);
+      // Whatever the band, so that sums do not depend on it.
+      if (!here || length_ == kRun || !same_cell(t, in_run_)) end_run(band, piece);
+      if (!here) continue;
+      for (int corner = 0; corner < 4; ++corner)
+        length_ ? AscendC::Axpy(run[corner * row], grad[at * row], weight(t, corner), piece.length)
+                : AscendC::Muls(run[corner * row], grad[at * row], weight(t, corner), piece.length);
+      vector_barrier();
+      in_run_ = t;
+      ++length_, ++at;
     }
-    in_.FreeTensor(raw);
+    if (rows_) in_.FreeTensor(raw);
+  }
+
+  // The run's sums, if there is one, to the band.
+  __aicore__ inline void end_run(const Band& band, const Piece& piece) {
+    if (!length_) return;
+    const AscendC::LocalTensor<float> sums = sums_.template Get<float>(), run = run_.template Get<float>();
+    const std::int32_t row = row_of(plan_);
+    for (int corner = 0; corner < 4; ++corner) {
+      const std::int32_t pixel = place(band, in_run_, corner);
+      if (pixel >= 0) AscendC::Add(sums[pixel * row], sums[pixel * row], run[corner * row], piece.length);
+    }
+    vector_barrier();  // the next run may add to the same pixel
+    length_ = 0;
   }
 
   __aicore__ inline void store(const Band& band, const Piece& piece) {
@@ -133,10 +158,13 @@ class BandCore {
   TileTaps<T> taps_of_;
   AscendC::TQue<AscendC::TPosition::VECIN, 1> in_;   // rows of grad, as T
   AscendC::TBuf<AscendC::TPosition::VECCALC> wide_;  // the same as float32
+  AscendC::TBuf<AscendC::TPosition::VECCALC> run_;   // [corner][row]: taps in one cell
   AscendC::TBuf<AscendC::TPosition::VECOUT> sums_;   // [band_h][band_w][row]
   AscendC::TBuf<AscendC::TPosition::VECOUT> out_;    // one of its rows, as T
   Tap taps_[kMostTaps];
-  std::int32_t rows_ = 0;  // fetched
+  std::int32_t rows_ = 0;    // fetched
+  std::int32_t length_ = 0;  // taps in the run
+  Tap in_run_;               // its last
 };
 
 // One launch on every core, with no scratch.

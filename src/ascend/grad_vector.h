@@ -119,7 +119,8 @@ class GradCore {
     in_.EnQue(to);
   }
 
-  // dots (+)= grad . x of each row of x; out = the rows of grad, scaled by the corners' weights.
+  // dots (+)= grad . x of each row of x; out = the rows of grad, scaled by the corners' weights. Taps that
+  // follow each other in one cell share rows of out: sums of many taps are shorter then.
   template <bool kAdd>
   __aicore__ inline void multiply(const Tile& tile, const Piece& piece, bool is_first) {
     AscendC::LocalTensor<T> raw = in_.template DeQue<T>();
@@ -128,15 +129,20 @@ class GradCore {
     const AscendC::LocalTensor<float> x = rows[live_ * row];
     AscendC::LocalTensor<float> out;
     if constexpr (kAdd) out = out_.template AllocTensor<float>();
-    std::int32_t grad = 0, at = 0;  // rows
+    std::int32_t grad = 0, at = 0, to = 0, end = 0;  // rows: of grad, of x, of out; out's after this run
     for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
-      if (!taps_[i].live) continue;
+      const Tap& t = taps_[i];
+      if (!t.live) continue;
+      if (!t.joins) to = end;
+      if (kAdd && t.joins) vector_barrier();  // what the tap before it has written is read
+      end = to;
       for (int corner = 0; corner < 4; ++corner) {
-        if (!inside(taps_[i], corner)) continue;
+        if (!inside(t, corner)) continue;
         if constexpr (kAdd)
-          AscendC::Muls(out[at * row], rows[grad * row], weight(taps_[i], corner), piece.length);
+          t.joins ? AscendC::Axpy(out[end * row], rows[grad * row], weight(t, corner), piece.length)
+                  : AscendC::Muls(out[end * row], rows[grad * row], weight(t, corner), piece.length);
         AscendC::Mul(x[at * row], x[at * row], rows[grad * row], piece.length);
-        ++at;
+        ++at, ++end;
       }
       ++grad;
     }
@@ -187,6 +193,7 @@ class GradCore {
     AscendC::SetAtomicAdd<float>();
     for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
       const Tap& t = taps_[i];
+      if (t.joins) continue;
       for (int far = 0; far < 2; ++far) {
         if (!t.in_h[far]) continue;
         copy_out(sums[pixel_at(q, tile.n, t.h0 + far, first_column(t)) + tile.g * q.channels + piece.first],

@@ -13,7 +13,7 @@ namespace tapfield::ascend {
 struct Device {
   std::int64_t cores;  // vector cores
   void* stream;
-  bool deterministic = false;  // same bits on every run, on the same number of cores
+  bool deterministic = false;  // same bits on every run, for any number of cores
 };
 
 // Null where the kernels can run p, else the reason. p has passed make_problem.

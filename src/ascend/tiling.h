@@ -163,14 +163,20 @@ TAPFIELD_TILING GradBuffers grad_buffers(const Plan& p) {
 struct BandBuffers {
   TileBuffers tile;
   std::int32_t in, wide;   // rows of grad; the same as float32
+  std::int32_t run;        // sums of a run of taps in one cell, [4][row]
   std::int32_t sums, out;  // the band, [rows][columns][row], as float32; one of its rows as T
-  TAPFIELD_TILING std::int32_t total() const { return tile.total() + kBuffers * in + wide + sums + out; }
+  TAPFIELD_TILING std::int32_t total() const {
+    return tile.total() + kBuffers * in + wide + run + sums + out;
+  }
 };
 TAPFIELD_TILING BandBuffers band_buffers(const Plan& p) {
   const std::int32_t rows = most_taps(p) * row_of(p), bytes = p.element_bytes;
   const std::int32_t line = p.band_w * row_of(p);
-  return {tile_buffers(p), rows * bytes, bytes == 2 ? rows * 4 : 0, p.band_h * line * 4,
-          bytes == 2 ? line * 2 : 0};
+  BandBuffers b{};
+  b.tile = tile_buffers(p);
+  b.in = rows * bytes, b.wide = bytes == 2 ? rows * 4 : 0, b.run = 4 * row_of(p) * 4;
+  b.sums = p.band_h * line * 4, b.out = bytes == 2 ? line * 2 : 0;
+  return b;
 }
 
 }  // namespace tapfield::ascend

@@ -65,6 +65,7 @@ __aicore__ inline void copy_out(const AscendC::GlobalTensor<E>& to, const Ascend
 
 struct Tap {
   bool live;
+  bool joins;             // lies in the cell of the live tap before it in the tile
   bool in_h[2], in_w[2];  // which rows and columns of its corners are inside the map
   std::int64_t h0, w0;    // its cell
   std::int64_t row;       // element of y and grad where its group's channels begin
@@ -75,6 +76,8 @@ __aicore__ inline bool inside(const Tap& t, int corner) { return t.in_h[corner /
 __aicore__ inline float weight(const Tap& t, int corner) {
   return t.m * (corner / 2 ? t.lh : t.hh) * (corner % 2 ? t.lw : t.hw);
 }
+
+__aicore__ inline bool same_cell(const Tap& a, const Tap& b) { return a.h0 == b.h0 && a.w0 == b.w0; }
 
 // A tile's offsets in UB, one tile at a time, read by the scalar unit.
 template <class T>
@@ -95,6 +98,7 @@ class TileTaps {
     const AscendC::LocalTensor<float> values = wide_.template Get<float>();
     const Geometry<std::int64_t>& q = a_->geometry;
     const std::int32_t row = tap_row_of(plan_), plane = plan_.pixels * row;
+    const Tap* before = nullptr;
     for (std::int32_t pixel = 0; pixel < tile.pixels; ++pixel)
       for (std::int32_t i = 0; i < tile.taps; ++i) {
         const std::int64_t kh = (tile.k + i) / q.kw, kw = (tile.k + i) % q.kw, wo = tile.wo + pixel;
@@ -107,6 +111,8 @@ class TileTaps {
                          q.closed != 0, t.h0, t.hh, t.lh);
         t.m = q.planes == 3 ? values.GetValue(o + 2 * plane) : 1.0f;
         t.live = live_h && live_w;
+        t.joins = t.live && before && same_cell(t, *before);
+        if (t.live) before = &t;
         for (int far = 0; far < 2; ++far) {
           t.in_h[far] = t.live && math::inside(t.h0 + far, q.h);
           t.in_w[far] = t.live && math::inside(t.w0 + far, q.w);

@@ -75,7 +75,7 @@ add_mutant(dots_overwritten grad_vector.h
   "V (reads what is written|overwrites what is read) by S without waiting")
 add_mutant(products_not_waited_for grad_vector.h "    vector_barrier();\n    reduce(" "    reduce("
   "V reads what is written by V without a barrier")
-add_mutant(band_not_waited_for grad_bands.h "      vector_barrier();  // the next tap may add to the same pixel\n" ""
+add_mutant(band_not_waited_for grad_bands.h "    vector_barrier();  // the next run may add to the same pixel\n" ""
   "V (reads|overwrites) what is (written|read) by V without a barrier")
 add_mutant(tile_a_row_too_large run_vector.cpp "for (int64_t taps = most; taps > least; --taps) {\n    set_tile(plan, p, taps);\n    if (fits()) return plan;"
   "for (int64_t taps = most; taps > least; --taps) {\n    set_tile(plan, p, taps);\n    if (fits()) { plan.pixels += 1; return plan; }"
@@ -87,9 +87,14 @@ add_mutant(rows_not_padded tiling.h "return (elements + kRow - 1) / kRow * kRow;
 add_mutant(shares_overlap tiling.h "begin + each + (core < more ? 1 : 0)" "begin + each + 1"
   "two cores that have not met|leaves its tensor|a wrong result")
 
+add_mutant(run_not_waited_for grad_vector.h
+  "      if (kAdd && t.joins) vector_barrier();  // what the tap before it has written is read\n" ""
+  "V (reads|overwrites) what is (written|read) by V without a barrier")
+
 # ------ SIMT
 add_mutant(simt_no_meeting grad_simt.h "a);\n  AscendC::SyncAll();\n  asc_vf_call<add_taps" "a);\n  asc_vf_call<add_taps"
   "a wrong result")
-add_mutant(simt_atomic_made_plain grad_simt.h "if (top && left) asc_atomic_add(sums + i, b00 * v);"
-  "if (top && left) sums[i] = b00 * v;" "a wrong result")
+add_mutant(simt_atomic_made_plain grad_simt.h "asc_atomic_add(sums + i, s00);" "sums[i] = s00;" "a wrong result")
 add_mutant(simt_band_misses_its_first_row grad_simt.h "h0 + 1 >= first" "h0 + 1 > first" "a wrong result")
+add_mutant(simt_run_not_ended grad_simt.h "length == kRun || h0 != cell_h || " "length == kRun || "
+  "a wrong result")

@@ -87,5 +87,45 @@ TEST(Precision, IsFarWithinWhatUpstreamAccepts) {
     }
 }
 
+// Thousands of terms of one sign in each of four pixels: one after the other they would be off by 9 eps.
+TEST(Precision, LongSumsDoNotDrift) {
+  Case c{};
+  for (const Case& one : small_cases())
+    if (one.name == "one_cell_long") c = one;
+  Call call(c, Pass::grad, Dtypes(DType::float32), /*nchw=*/false);
+  for (GuardedTensor* t : {&call.x, &call.grad}) {
+    std::vector<double> values = t->values();
+    for (double& v : values) v = std::fabs(v);
+    t->fill(values);
+  }
+  std::vector<double> offsets = call.offsets.values();
+  for (std::size_t i = 0; i < offsets.size(); ++i)
+    if (i / static_cast<std::size_t>(c.lanes()) % 3 == 2) offsets[i] = std::fabs(offsets[i]);  // masks
+  call.offsets.fill(offsets);
+  const auto reference = [&](const char* backend) {
+    Execution e;
+    e.backend = backend;
+    call.run(e);
+    return call.values()[0];
+  };
+  const std::vector<double> want = reference("reference.values"),
+                            magnitude = reference("reference.magnitudes");
+  for (Product product : {Product::dav_3510, Product::dav_2201})
+    for (bool deterministic : {false, true}) {
+      run_on(product, call, 40, deterministic);
+      const std::vector<double> got = call.outputs[0]->values();
+      double squares = 0;
+      int touched = 0;
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        if (magnitude[i] == 0) continue;
+        const double units = (got[i] - want[i]) / (0x1p-23 * magnitude[i]);
+        squares += units * units, ++touched;
+      }
+      EXPECT_EQ(touched, 4 * c.x[3]);
+      EXPECT_LT(std::sqrt(squares / touched), 3)
+          << name_of(product) << (deterministic ? " deterministic" : "");
+    }
+}
+
 }  // namespace
 }  // namespace tapfield::testing
