@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // grad_x on A2 and A3 (dav-2201), deterministic. A core owns bands of grad_x, some rows times some columns of
 // one group, and keeps a band's sums in UB as float32. It goes through all taps of the image and group in
-// their order: every sum is one sum in one order, and there are no atomics, no scratch and no meeting. The
-// price is that each band locates all taps.
+// their order: every sum is one sum in one order, and there are no atomics, no scratch and no meeting. Taps
+// that follow each other in one cell are summed apart, up to kRun of them, and added once, so that long sums
+// do not drift. The price is that each band locates all taps.
 #pragma once
 
 #include "ascend/vector.h"

@@ -3,11 +3,13 @@
 //
 // Fast: grad_x is zeroed, all cores meet, then teams of threads add taps to it with atomics, side by side.
 // Sums are float32 whatever T is; where grad_x has T's 16 bits they are scratch, rounded once at the end.
+//
 // Deterministic: a core owns bands of grad_x's rows, a thread a channel of them. It goes through all taps of
-// the image in their order, so every sum is one sum in one order, and there are no atomics. In both, taps
-// that follow each other in one cell are summed in registers, up to kRun of them, and added once: thousands
-// of terms of one sign, one by one, would be off by 0.1 eps times the root of their number. grad_offsets is
-// the same in both: one thread a tap adds up its dots in the order of the channels.
+// the image in their order, so every sum is one sum in one order, and there are no atomics.
+//
+// In both, taps that follow each other in one cell are summed in registers, up to kRun of them, and added
+// once: thousands of terms of one sign, one by one, would be off by 0.1 eps times the root of their number.
+// grad_offsets is the same in both: one thread a tap adds up its dots in the order of the channels.
 #pragma once
 
 #include "ascend/simt.h"
@@ -38,8 +40,8 @@ TAPFIELD_DEVICE void add_cell(__gm__ float* sums, Index pixels, Index h0, Index 
   }
 }
 
-// Adds taps first, first + step, ... below last, all of one group, at one of its channels, in rows [band,
-// band_end) of the map.
+// Adds taps first, first + groups, ... below last, all of one group, at one of its channels, to rows [band,
+// band_end) of grad_x.
 template <class T, bool kAtomically, class Index>
 TAPFIELD_DEVICE void add_run_by_run(Address offsets, std::int32_t wide, Address gradients, Address sums_at,
                                     Index first, Index last, Index channel, Index band, Index band_end,

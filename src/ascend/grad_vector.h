@@ -4,10 +4,10 @@
 // makes grad_offsets; scales the rows of grad.
 //
 // Fast: the sums are zeroed, all cores meet, then scaled rows are added to them by atomic copies. Sums are
-// float32 whatever T is; where grad_x has T's 16 bits they are scratch, rounded once all cores have met
-// again.
-// Deterministic: here grad_offsets alone; grad_x is another kernel's, grad_bands.h. Its dots are
-// reduced in one order: the same bits on every run, in both modes.
+// float32 whatever T is; where grad_x has T's 16 bits they are scratch, rounded once all have met again.
+//
+// Deterministic: here grad_offsets alone; grad_x is another kernel's, grad_bands.h. Dots are reduced in one
+// order: the same bits on every run, in both modes.
 #pragma once
 
 #include "ascend/vector.h"
