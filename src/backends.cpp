@@ -4,6 +4,7 @@
 #include <cstring>
 #include <string>
 
+#include "ascend/ascend.h"
 #if TAPFIELD_HAS_CPU
 #include "cpu/cpu.h"
 #endif
@@ -103,7 +104,7 @@ std::vector<BackendInfo> backends() {
 #endif
         {"reference", "cpu", true,
          "plain loops in double, to read and to check against; runs only when named"},
-        cuda::info(), {"ascend", "ascend", false, "this build has no Ascend backend"},
+        cuda::info(), ascend::info(),
   };
 }
 

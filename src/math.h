@@ -11,6 +11,8 @@
 
 #if defined(__CUDACC__)
 #define TAPFIELD_INLINE __host__ __device__ __forceinline__
+#elif defined(TAPFIELD_DEVICE)  // Ascend's: ascend/device.h
+#define TAPFIELD_INLINE TAPFIELD_DEVICE
 #else
 #define TAPFIELD_INLINE inline
 #endif

@@ -180,8 +180,8 @@ TAPFIELD_API int get_num_threads();
 TAPFIELD_API void release_scratch();
 
 struct BackendInfo {
-  std::string name;    // "cpu", "reference", "cuda"
-  std::string device;  // "cpu", "cuda"
+  std::string name;    // "cpu", "reference", "cuda", "ascend"
+  std::string device;  // "cpu", "cuda", "ascend"
   bool available = false;
   std::string reason;  // why it can or cannot run here, e.g. the SIMD target chosen
 };

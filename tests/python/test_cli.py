@@ -263,6 +263,7 @@ def test_info(capsys):
     assert run("info") == 0
     printed = capsys.readouterr().out
     assert tapfield.__version__ in printed and "reference" in printed
+    assert any(b.name == "ascend" and "TAPFIELD_ASCEND" in b.reason for b in tapfield.backends())
 
 
 # CUDA's backend is a library that is loaded when it is asked for; where that fails, the reason is told.

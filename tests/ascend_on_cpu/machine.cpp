@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "machine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <boost/context/fiber.hpp>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace ascend_on_cpu {
+namespace {
+
+using boost::context::fiber;
+
+thread_local Core* current = nullptr;
+
+// A core's kernel has returned.
+void finish(const Core& c) {
+  if (!c.blamed.empty()) fail(c.blamed);
+  c.pipes.finish();
+}
+
+// ------ Cores as fibers
+
+enum class State { ready, meeting, done };
+
+struct Fiber {
+  Core core;
+  fiber self, scheduler;
+  State state = State::ready;
+};
+
+struct Machine {
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  Fiber* running = nullptr;  // null: not in fibers
+  std::string error;
+  std::mt19937 random;
+};
+Machine m;
+
+void go_on(Fiber& f) {
+  m.running = &f, current = &f.core;
+  f.self = std::move(f.self).resume();
+  m.running = nullptr, current = nullptr;
+}
+
+void wait() {
+  Fiber& f = *m.running;
+  f.scheduler = std::move(f.scheduler).resume();
+  // Given up while it waits: the kernel is left as by any Failure.
+  if (!m.error.empty()) throw Failure(m.error);
+}
+
+void run_fibers(std::int64_t cores, const std::function<void()>& body) {
+  m.error.clear(), m.random.seed(options().seed), m.fibers.clear();
+  for (std::int64_t i = 0; i < cores; ++i) {
+    auto f = std::make_unique<Fiber>();
+    f->core.number = i, f->core.cores = cores, f->core.pipes = Pipes(options().unified_buffer);
+    f->self = fiber([f = f.get(), &body](fiber&& scheduler) {
+      f->scheduler = std::move(scheduler);
+      try {
+        body();
+        finish(f->core);
+      } catch (const std::exception& e) {
+        if (m.error.empty()) m.error = "core " + std::to_string(f->core.number) + ": " + e.what();
+      }
+      f->state = State::done;
+      return std::move(f->scheduler);
+    });
+    m.fibers.push_back(std::move(f));
+  }
+  std::vector<Fiber*> list;
+  for (;;) {
+    list.clear();
+    for (auto& f : m.fibers)
+      // After an error everyone goes on once more, to leave its kernel.
+      if (f->state == State::ready || (!m.error.empty() && f->state == State::meeting))
+        list.push_back(f.get());
+    if (!list.empty()) {
+      go_on(*list[options().order == Order::interleaved ? m.random() % list.size() : 0]);
+      continue;
+    }
+    bool any = false, all = true;
+    for (auto& f : m.fibers) (f->state == State::meeting ? any : all) = f->state == State::meeting;
+    if (!any) break;
+    if (!all) m.error = "a core has returned while others wait for all";
+    for (auto& f : m.fibers)
+      if (f->state == State::meeting) f->state = State::ready;
+  }
+  m.fibers.clear();
+  if (!m.error.empty()) throw Failure(m.error);
+}
+
+// ------ Cores as threads
+
+struct Meeting {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::int64_t cores = 0, here = 0, round = 0;
+  bool one_has_returned = false;
+  std::string error;
+};
+Meeting* meeting = nullptr;  // null: not in threads
+
+void run_threads(std::int64_t cores, const std::function<void()>& body) {
+  Meeting shared;
+  shared.cores = cores;
+  meeting = &shared;
+  std::vector<std::thread> threads;
+  for (std::int64_t i = 0; i < cores; ++i)
+    threads.emplace_back([&, i] {
+      Core mine;
+      mine.number = i, mine.cores = cores, mine.pipes = Pipes(options().unified_buffer);
+      current = &mine;
+      std::string error;
+      try {
+        body();
+        finish(mine);
+      } catch (const std::exception& e) { error = "core " + std::to_string(i) + ": " + e.what(); }
+      current = nullptr;
+      const std::lock_guard lock(shared.mutex);
+      if (error.empty() && shared.here) error = "a core has returned while others wait for all";
+      if (!error.empty() && shared.error.empty()) shared.error = error;
+      shared.one_has_returned = true;
+      shared.changed.notify_all();
+    });
+  for (std::thread& t : threads) t.join();
+  meeting = nullptr;
+  if (!shared.error.empty()) throw Failure(shared.error);
+}
+
+void meet_threads() {
+  std::unique_lock lock(meeting->mutex);
+  const std::int64_t round = meeting->round;
+  if (meeting->one_has_returned && meeting->error.empty())
+    meeting->error = "a core has returned while others wait for all";
+  if (!meeting->error.empty()) throw Failure(meeting->error);
+  if (++meeting->here == meeting->cores) {
+    meeting->here = 0, ++meeting->round;
+    meeting->changed.notify_all();
+  }
+  meeting->changed.wait(lock, [&] { return meeting->round != round || !meeting->error.empty(); });
+  if (meeting->round == round) throw Failure(meeting->error);
+}
+
+// ------ Memory
+
+constexpr std::size_t kUnit = 2;                        // bytes: the smallest element
+constexpr std::size_t kTracked = std::size_t{1} << 28;  // of larger tensors only the bounds are checked
+
+struct Touched {  // since its meeting, by core number; -1: nobody, -2: several
+  std::int64_t meeting = -1, reader = -1, writer = -1, adder = -1;
+};
+
+struct Region {
+  const char* begin;
+  std::size_t bytes;
+  std::vector<Touched> units;
+};
+std::vector<Region> regions;
+
+void check_others(Touched& t, const Core& c, Access access) {
+  if (t.meeting != c.meetings) t = {c.meetings};
+  const auto other = [&](std::int64_t who) { return who != -1 && who != c.number; };
+  const bool clash = access == Access::read  ? other(t.writer) || other(t.adder)
+                     : access == Access::add ? other(t.writer) || other(t.reader)
+                                             : other(t.writer) || other(t.adder) || other(t.reader);
+  if (clash) fail("an element is touched by two cores that have not met in between");
+  std::int64_t& who = access == Access::read ? t.reader : access == Access::add ? t.adder : t.writer;
+  who = who == -1 || who == c.number ? c.number : -2;
+}
+
+}  // namespace
+
+Options& options() {
+  static Options o;
+  return o;
+}
+
+Counts& counts() {
+  static Counts c{};
+  return c;
+}
+
+void fail(const std::string& text) { throw Failure(text); }
+void blame(const std::string& text) {
+  if (current && current->blamed.empty()) current->blamed = text;
+}
+
+void note_unified_buffer(std::int64_t bytes) {
+  if (m.running) counts().most_unified_buffer = std::max(counts().most_unified_buffer, bytes);
+}
+void note_simt_threads(std::int64_t threads) {
+  if (m.running) counts().simt_threads += threads;
+}
+
+void run_cores(std::int64_t cores, const std::function<void()>& body) {
+  ++counts().launches;
+  for (Region& r : regions) std::fill(r.units.begin(), r.units.end(), Touched());
+  options().order == Order::parallel ? run_threads(cores, body) : run_fibers(cores, body);
+}
+
+Core& core() { return *current; }
+
+void meet() {
+  if (m.running) {
+    ++counts().meetings;
+    m.running->state = State::meeting;
+    wait();
+  } else {
+    meet_threads();
+  }
+  ++core().meetings;
+}
+
+void pause() {
+  if (m.running) {
+    ++counts().copies;
+    if (options().order == Order::interleaved && m.error.empty()) wait();
+  }
+}
+
+void declare_memory(const void* begin, std::size_t bytes) {
+  if (bytes > kTracked) return regions.push_back({static_cast<const char*>(begin), bytes, {}});
+  regions.push_back(
+      {static_cast<const char*>(begin), bytes, std::vector<Touched>((bytes + kUnit - 1) / kUnit)});
+}
+void forget_memory() { regions.clear(); }
+
+void touch(const void* p, std::size_t bytes, Access access) {
+  const char* begin = static_cast<const char*>(p);
+  for (Region& r : regions) {
+    if (begin < r.begin || begin + bytes > r.begin + r.bytes) continue;
+    if (m.running && !r.units.empty())  // between threads the sanitizer looks
+      for (std::size_t i = static_cast<std::size_t>(begin - r.begin) / kUnit;
+           i * kUnit < static_cast<std::size_t>(begin - r.begin) + bytes; ++i)
+        check_others(r.units[i], core(), access);
+    return;
+  }
+  fail("a copy of " + std::to_string(bytes) + " bytes leaves the tensors");
+}
+
+float add_atomically(float* p, float v) { return std::atomic_ref<float>(*p).fetch_add(v); }
+
+}  // namespace ascend_on_cpu
