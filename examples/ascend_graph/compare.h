@@ -59,7 +59,7 @@ inline Verdict compare(const void* actual, std::size_t bytes, Type type, const s
     const double got = value_of(actual, i, type);
     const double bound = 4 * 0x1p-23 * terms * magnitudes[i] + half_ulp(got, type) + 0x1p-126;
     const double error = std::fabs(got - exact[i]);
-    const bool right = std::isfinite(exact[i]) ? error <= bound : !std::isfinite(got);
+    const bool right = std::isfinite(exact[i]) ? std::isfinite(got) && error <= bound : !std::isfinite(got);
     if (std::isfinite(exact[i])) v.worst = std::max(v.worst, std::isfinite(error) ? error / bound : INFINITY);
     if (!right && v.over++ == 0) v.first_over = i;
   }

@@ -56,6 +56,12 @@ TEST(Compare, WantsWhatIsNotFiniteToBeThat) {
   EXPECT_EQ(example::compare(&one, 4, Type::float32, {NAN}, {1}, 1).over, 1);
 }
 
+TEST(Compare, TakesNoInfinityForANumber) {
+  const std::vector<std::uint16_t> infinite{0x7c00, 0xfc00};
+  EXPECT_EQ(example::compare(infinite.data(), 4, Type::float16, {1, 2}, {1, 2}, 1).over, 2);
+  EXPECT_EQ(example::compare(infinite.data(), 4, Type::bfloat16, {1, 2}, {1, 2}, 1).over, 2);
+}
+
 TEST(Compare, RefusesOtherSizes) {
   const float one = 1;
   EXPECT_THROW(example::compare(&one, 4, Type::float32, {1, 1}, {1, 1}, 1), std::runtime_error);
