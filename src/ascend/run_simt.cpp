@@ -29,8 +29,9 @@ bool fits_32_bits(const Problem& p) {
   for (int64_t count : {p.n * p.h * p.w * p.c, p.n * p.ho * p.wo * p.planes() * p.lanes(), p.y_elements()})
     if (count >= kLimit) return false;
   // Positions, and the sums that lead to them: below the padded size on either side of 0.
-  return p.groups < int64_t{1} << 20 && p.ho * p.stride_h + p.kh * p.dil_h < kLimit && p.wo * p.stride_w + p.kw * p.dil_w < kLimit &&
-         p.top < kLimit && p.left < kLimit && p.h < kLimit && p.w < kLimit;
+  return p.groups < int64_t{1} << 20 && p.ho * p.stride_h + p.kh * p.dil_h < kLimit &&
+         p.wo * p.stride_w + p.kw * p.dil_w < kLimit && p.top < kLimit && p.left < kLimit && p.h < kLimit &&
+         p.w < kLimit;
 }
 
 int32_t team_of(const Problem& p) {
