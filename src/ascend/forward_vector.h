@@ -38,23 +38,9 @@ class ForwardCore {
   }
 
  private:
-  // Rows of x, in the order of taps and corners, those inside the map.
   __aicore__ inline void fetch(const Tile& tile, const Piece& piece) {
-    const Geometry<std::int64_t>& q = a_.geometry;
-    const auto x = tensor<T>(a_.x, q.n * q.h * q.w * q.c);
     const AscendC::LocalTensor<T> to = in_.template AllocTensor<T>();
-    const std::int32_t row = row_of(plan_);
-    rows_ = 0;
-    for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
-      const Tap& t = taps_[i];
-      for (int far = 0; far < 2; ++far) {
-        if (!t.in_h[far]) continue;
-        copy_in(to[rows_ * row],
-                x[pixel_at(q, tile.n, t.h0 + far, first_column(t)) + tile.g * q.channels + piece.first],
-                columns(t), piece.length, row, q.c);
-        rows_ += columns(t);
-      }
-    }
+    rows_ = fetch_corners(a_, plan_, tile, piece, taps_, to);
     in_.EnQue(to);
   }
 

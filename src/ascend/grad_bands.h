@@ -10,8 +10,6 @@
 
 namespace tapfield::ascend {
 
-constexpr std::int32_t kRun = 32;  // as on the 950: grad_simt.h
-
 template <class T>
 class BandCore {
  public:

@@ -16,9 +16,6 @@
 
 namespace tapfield::ascend {
 
-// Taps whose sums a thread may hold: 7,000 terms of one sign are then 220, off by 1.7 eps.
-constexpr std::int32_t kRun = 32;
-
 // A cell's sums to its corners of `sums`, those in rows [first, last) and inside the map, at one channel of
 // all.
 template <bool kAtomically, class Index>

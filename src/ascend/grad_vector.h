@@ -93,29 +93,17 @@ class GradCore {
     return a_.geometry.n * a_.geometry.h * a_.geometry.w * a_.geometry.c;
   }
 
-  // Rows of grad of the live taps; then rows of x, in the order of taps and corners, those inside the map.
+  // Rows of grad of the live taps; then of x.
   __aicore__ inline void fetch(const Tile& tile, const Piece& piece) {
     const Geometry<std::int64_t>& q = a_.geometry;
     const auto grad = tensor<T>(a_.grad, q.n * q.ho * q.kh * q.wo * q.kw * q.c);
-    const auto x = tensor<T>(a_.x, elements_of_x());
     const AscendC::LocalTensor<T> to = in_.template AllocTensor<T>();
     const std::int32_t row = row_of(plan_), taps = tile.pixels * tile.taps;
     live_ = 0;
     for (std::int32_t i = 0; i < taps; ++i)
       if (taps_[i].live)
         copy_in(to[live_++ * row], grad[taps_[i].row + piece.first], 1, piece.length, row, q.c);
-    rows_ = live_;
-    for (std::int32_t i = 0; i < taps; ++i) {
-      const Tap& t = taps_[i];
-      for (int far = 0; far < 2; ++far) {
-        if (!t.in_h[far]) continue;
-        copy_in(to[rows_ * row],
-                x[pixel_at(q, tile.n, t.h0 + far, first_column(t)) + tile.g * q.channels + piece.first],
-                columns(t), piece.length, row, q.c);
-        rows_ += columns(t);
-      }
-    }
-    rows_ -= live_;
+    rows_ = fetch_corners(a_, plan_, tile, piece, taps_, to[live_ * row]);
     in_.EnQue(to);
   }
 

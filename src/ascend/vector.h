@@ -184,4 +184,26 @@ __aicore__ inline std::int64_t pixel_at(const Geometry<std::int64_t>& q, std::in
 __aicore__ inline std::int32_t columns(const Tap& t) { return t.in_w[0] + t.in_w[1]; }
 __aicore__ inline std::int64_t first_column(const Tap& t) { return t.in_w[0] ? t.w0 : t.w0 + 1; }
 
+// Rows of x to `to`, in the order of taps and corners, those inside the map. Returns how many.
+template <class T>
+__aicore__ inline std::int32_t fetch_corners(const Arguments<std::int64_t>& a, const Plan& plan,
+                                             const Tile& tile, const Piece& piece, const Tap* taps,
+                                             const AscendC::LocalTensor<T>& to) {
+  const Geometry<std::int64_t>& q = a.geometry;
+  const auto x = tensor<T>(a.x, q.n * q.h * q.w * q.c);
+  const std::int32_t row = row_of(plan);
+  std::int32_t rows = 0;
+  for (std::int32_t i = 0; i < tile.pixels * tile.taps; ++i) {
+    const Tap& t = taps[i];
+    for (int far = 0; far < 2; ++far) {
+      if (!t.in_h[far]) continue;
+      copy_in(to[rows * row],
+              x[pixel_at(q, tile.n, t.h0 + far, first_column(t)) + tile.g * q.channels + piece.first],
+              columns(t), piece.length, row, q.c);
+      rows += columns(t);
+    }
+  }
+  return rows;
+}
+
 }  // namespace tapfield::ascend

@@ -37,7 +37,11 @@ template <class T, class F>
 void NarrowT(const F* HWY_RESTRICT src, std::int64_t count, T* HWY_RESTRICT dst) {
   const hn::ScalableTag<F> d;
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const hn::Repartition<std::uint16_t, decltype(d)> d16;
   std::int64_t i = 0;
+  for (; i + 2 * lanes <= count; i += 2 * lanes)
+    hn::StoreU(Narrow2<T>(d, hn::LoadU(d, src + i), hn::LoadU(d, src + i + lanes)), d16,
+               reinterpret_cast<std::uint16_t*>(dst + i));
   for (; i + lanes <= count; i += lanes) StoreT(hn::LoadU(d, src + i), d, dst + i);
   const auto rest = static_cast<std::size_t>(count - i);
   if (rest) StoreN<true>(LoadFirst(d, src + i, rest), d, dst + i, rest);

@@ -14,7 +14,6 @@
 
 #include <hwy/highway.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -245,27 +244,23 @@ HWY_INLINE void SumBlocks4(D d, const hn::Vec<D> (&v)[4], F* HWY_RESTRICT out) {
   }
 }
 
-// out[0..3] = the sums of a, b, c, e over their lanes, in one fixed order. F: 4 lanes or more of float, or 2
-// of double.
-template <class D, class F = hn::TFromD<D>>
-HWY_INLINE void SumLanes4(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e, F* HWY_RESTRICT out) {
-  if constexpr (sizeof(F) == 4 && hn::MaxLanes(D()) >= 4) {
-    SumBlocks(d, SumWithinBlocks(d, a, b, c, e), out);
-  } else if constexpr (sizeof(F) == 8 && hn::MaxLanes(D()) >= 2) {
-    SumBlocks(d, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)), out);
-    SumBlocks(d, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)), out + 2);
-  } else {
-    out[0] = hn::GetLane(hn::SumOfLanes(d, a));
-    out[1] = hn::GetLane(hn::SumOfLanes(d, b));
-    out[2] = hn::GetLane(hn::SumOfLanes(d, c));
-    out[3] = hn::GetLane(hn::SumOfLanes(d, e));
-  }
+// Every 128-bit block of the result is [a, b], each summed over that block's lanes. Double.
+template <class D>
+HWY_INLINE hn::Vec<D> SumPairs(D d, hn::Vec<D> a, hn::Vec<D> b) {
+  return hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
+}
+
+// out[0..3] = the sums of a, b, c, e over their lanes, in one fixed order. Double.
+template <class D>
+HWY_INLINE void SumLanes4(D d, hn::Vec<D> a, hn::Vec<D> b, hn::Vec<D> c, hn::Vec<D> e,
+                          double* HWY_RESTRICT out) {
+  SumBlocks(d, SumPairs(d, a, b), out);
+  SumBlocks(d, SumPairs(d, c, e), out + 2);
 }
 
 // Four sums over lanes that grow vector by vector: `parts` holds a, b, c, e of every 128-bit block.
 template <class F>
-constexpr std::size_t kDotParts = std::max<std::size_t>(4,
-                                                        sizeof(F) / 4 * hn::MaxLanes(hn::ScalableTag<F>()));
+constexpr std::size_t kDotParts = sizeof(F) / 4 * hn::MaxLanes(hn::ScalableTag<F>());
 
 template <class D, class F = hn::TFromD<D>>
 HWY_INLINE void AddParts(D d, const hn::Vec<D> (&v)[4], F* HWY_RESTRICT parts, bool first) {
@@ -274,9 +269,8 @@ HWY_INLINE void AddParts(D d, const hn::Vec<D> (&v)[4], F* HWY_RESTRICT parts, b
   if constexpr (sizeof(F) == 4) {
     add(SumWithinBlocks(d, v[0], v[1], v[2], v[3]), parts);
   } else {
-    add(hn::Add(hn::InterleaveLower(d, v[0], v[1]), hn::InterleaveUpper(d, v[0], v[1])), parts);
-    add(hn::Add(hn::InterleaveLower(d, v[2], v[3]), hn::InterleaveUpper(d, v[2], v[3])),
-        parts + hn::MaxLanes(D()));
+    add(SumPairs(d, v[0], v[1]), parts);
+    add(SumPairs(d, v[2], v[3]), parts + hn::MaxLanes(D()));
   }
 }
 

@@ -112,8 +112,8 @@ struct Sweep {
   }
 
   void WriteDots(const Stream& s, std::uint32_t begin, std::uint32_t end) const {
-    for (std::uint32_t t = begin; t < end;
-         t += 4)  // four side by side; some past the end, which nobody reads
+    // Four side by side; some may be past the end, and are not written.
+    for (std::uint32_t t = begin; t < end; t += 4)
       for (int with = 0; with < (kSecond ? 2 : 1); ++with) {
         F sums[4][4];
         SumParts(s.dots[with][t - begin], sums[0]);

@@ -4,20 +4,8 @@
 
 # A test of `program` with src/ascend/FILE changed: `old` (which must be there once) becomes `new`.
 function(add_mutant_of program name file old new caught_as)
-  set(source ${PROJECT_SOURCE_DIR}/src/ascend/${file})
-  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${source})
-  file(READ ${source} text)
-  string(REPLACE "${old}" "${new}" mutant "${text}")
-  string(LENGTH "${text}" before)
-  string(LENGTH "${mutant}" after)
-  string(LENGTH "${old}" old_length)
-  string(LENGTH "${new}" new_length)
-  math(EXPR want "${before} - ${old_length} + ${new_length}")
-  if(mutant STREQUAL text OR NOT after EQUAL want)
-    message(FATAL_ERROR "${name}: \"${old}\" is not once in ${source}")
-  endif()
   set(folder ${CMAKE_CURRENT_BINARY_DIR}/mutants/${name})
-  file(CONFIGURE OUTPUT ${folder}/ascend/${file} CONTENT "${mutant}" @ONLY)
+  write_mutant(${PROJECT_SOURCE_DIR}/src/ascend/${file} "${old}" "${new}" ${folder}/ascend/${file})
   if(file MATCHES "simt")
     set(changed simt)
   elseif(file STREQUAL "tiling.h")
@@ -42,6 +30,8 @@ if(TAPFIELD_SANITIZE STREQUAL "thread")
   add_mutant_of(test_races race_no_meeting grad_vector.h "  core.zero_sums();\n  meet();\n" "  core.zero_sums();\n"
     "${race}")
   add_mutant_of(test_races race_no_atomic_add grad_vector.h "    AscendC::SetAtomicAdd<float>();\n" "" "${race}")
+  add_mutant_of(test_races race_simt_atomic_made_plain grad_simt.h "asc_atomic_add(sums + i, s00);"
+    "sums[i] += s00;" "${race}")
   add_mutant_of(test_races race_simt_bands_overlap grad_simt.h
     "const Index last = first + rows < q.h ? first + rows : q.h;"
     "const Index last = first + rows < q.h ? first + rows + 1 : q.h;" "${race}")
@@ -94,7 +84,7 @@ add_mutant(run_not_waited_for grad_vector.h
 # ------ SIMT
 add_mutant(simt_no_meeting grad_simt.h "a);\n  AscendC::SyncAll();\n  asc_vf_call<add_taps" "a);\n  asc_vf_call<add_taps"
   "a wrong result")
-add_mutant(simt_atomic_made_plain grad_simt.h "asc_atomic_add(sums + i, s00);" "sums[i] = s00;" "a wrong result")
+add_mutant(simt_sum_overwritten grad_simt.h "asc_atomic_add(sums + i, s00);" "sums[i] = s00;" "a wrong result")
 add_mutant(simt_band_misses_its_first_row grad_simt.h "h0 + 1 >= first" "h0 + 1 > first" "a wrong result")
 add_mutant(simt_run_not_ended grad_simt.h "length == kRun || h0 != cell_h || " "length == kRun || "
   "a wrong result")

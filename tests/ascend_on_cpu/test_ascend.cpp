@@ -171,7 +171,8 @@ TEST(AscendIndex, ReachesPast2To31Elements) {
   const auto value = [](std::int64_t h, std::int64_t w) {
     return static_cast<double>((h * 31 + w * 17) % 64 - 32);
   };
-  std::vector<float> offsets, want;
+  std::vector<float> offsets;
+  std::vector<double> want, magnitude;  // of the four terms
   const std::vector<double> normal = normal_values(kHo * kWo * 2, 5);
   for (std::int64_t ho = 0; ho < kHo; ++ho)
     for (std::int64_t wo = 0; wo < kWo; ++wo) {
@@ -179,16 +180,17 @@ TEST(AscendIndex, ReachesPast2To31Elements) {
       offsets.push_back(static_cast<float>(normal[i])), offsets.push_back(static_cast<float>(normal[i + 1]));
       const double h = static_cast<double>(ho * stride_h) + offsets[i + 1],
                    w = static_cast<double>(wo * stride_w) + offsets[i];
-      double y = 0;
+      double y = 0, terms = 0;
       for (int corner = 0; corner < 4; ++corner) {
         const std::int64_t ih = static_cast<std::int64_t>(std::floor(h)) + corner / 2,
                            iw = static_cast<std::int64_t>(std::floor(w)) + corner % 2;
         if (ih < 0 || ih >= kH || iw < 0 || iw >= kW) continue;
         encode(value(ih, iw), DType::float16, static_cast<char*>(mapped) + (ih * kW + iw) * 2);
-        y += value(ih, iw) * (1 - std::fabs(h - static_cast<double>(ih))) *
-             (1 - std::fabs(w - static_cast<double>(iw)));
+        const double term = value(ih, iw) * (1 - std::fabs(h - static_cast<double>(ih))) *
+                            (1 - std::fabs(w - static_cast<double>(iw)));
+        y += term, terms += std::fabs(term);
       }
-      want.push_back(static_cast<float>(y));
+      want.push_back(y), magnitude.push_back(terms);
     }
   std::vector<std::uint16_t> y(want.size(), 0x7e00);
   Attributes a;
@@ -207,9 +209,13 @@ TEST(AscendIndex, ReachesPast2To31Elements) {
     product == Product::dav_3510 ? ascend::run_simt(p, {3, nullptr}, nullptr)
                                  : ascend::run_vector(p, {3, nullptr}, nullptr);
     ascend_on_cpu::forget_memory();
-    for (std::size_t i = 0; i < y.size(); ++i)
-      EXPECT_NEAR(decode(&y[i], DType::float16), want[i], 0x1p-11 * std::fabs(want[i]) + 1e-4)
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const double got = decode(&y[i], DType::float16);
+      // float32's sum of four terms, and half an ulp of float16, the least of them 2^-24.
+      const double sum = Tolerance(DType::float32, DType::float64)(got, want[i], magnitude[i], 4);
+      EXPECT_NEAR(got, want[i], sum + 0x1p-11 * std::max(std::fabs(got), std::fabs(want[i])) + 0x1p-25)
           << name_of(product) << i;
+    }
   }
 }
 

@@ -93,15 +93,7 @@ TEST(Precision, LongSumsDoNotDrift) {
   for (const Case& one : small_cases())
     if (one.name == "one_cell_long") c = one;
   Call call(c, Pass::grad, Dtypes(DType::float32), /*nchw=*/false);
-  for (GuardedTensor* t : {&call.x, &call.grad}) {
-    std::vector<double> values = t->values();
-    for (double& v : values) v = std::fabs(v);
-    t->fill(values);
-  }
-  std::vector<double> offsets = call.offsets.values();
-  for (std::size_t i = 0; i < offsets.size(); ++i)
-    if (i / static_cast<std::size_t>(c.lanes()) % 3 == 2) offsets[i] = std::fabs(offsets[i]);  // masks
-  call.offsets.fill(offsets);
+  ASSERT_TRUE(c.positive);
   const auto reference = [&](const char* backend) {
     Execution e;
     e.backend = backend;

@@ -47,11 +47,11 @@ class Call {
         grad(c.y_shape(), t.x, nchw, place, r.grad),
         gg_x(c.x, t.grad_x, nchw, place, r.x),
         gg_offsets(c.offsets_shape(), t.grad_offsets, nchw, place, r.offsets) {
-    x.fill(normal_values(elements(c.x), 1));
+    x.fill(data_values(c, c.x, 1));
     offsets.fill(offsets_values(c, t.offsets));
-    grad.fill(normal_values(elements(c.y_shape()), 2));
-    gg_x.fill(normal_values(elements(c.x), 3));
-    gg_offsets.fill(normal_values(elements(c.offsets_shape()), 4));
+    grad.fill(data_values(c, c.y_shape(), 2));
+    gg_x.fill(data_values(c, c.x, 3));
+    gg_offsets.fill(data_values(c, c.offsets_shape(), 4));
     const auto add = [&](const Shape& shape, DType dtype, std::int64_t row_stride) {
       outputs.push_back(std::make_unique<GuardedTensor>(shape, dtype, nchw, place, row_stride));
     };

@@ -70,7 +70,7 @@ std::vector<Case> read_cases() {
     c.kh = ksize[0], c.kw = ksize[1], c.stride_h = strides[0], c.stride_w = strides[1],
     c.dil_h = dilations[0], c.dil_w = dilations[1];
     c.groups = row.at("groups"), c.modulated = row.at("modulated"), c.bench = row.value("bench", false),
-    c.large = row.value("large", false);
+    c.large = row.value("large", false), c.positive = row.value("data", "") == "positive";
     const auto& offsets = row.at("offsets");
     c.kind = offsets.at("kind");
     c.std_deviation = offsets.value("std", 1.0);
@@ -101,6 +101,13 @@ std::vector<double> normal_values(std::int64_t count, unsigned seed) {
   return {s.values.begin(), s.values.begin() + count};
 }
 
+std::vector<double> data_values(const Case& c, const Shape& shape, unsigned seed) {
+  std::vector<double> v = normal_values(elements(shape), seed);
+  if (c.positive)
+    for (double& one : v) one = std::fabs(one);
+  return v;
+}
+
 std::vector<double> offsets_values(const Case& c, DType dtype) {
   const std::int64_t lanes = c.lanes(), planes = c.modulated ? 3 : 2, ho = c.ho(), wo = c.wo();
   std::vector<double> v = normal_values(elements(c.offsets_shape()), 7);
@@ -117,6 +124,7 @@ std::vector<double> offsets_values(const Case& c, DType dtype) {
         for (std::int64_t l = 0; l < lanes; ++l, ++t) {
           double* pixel = v.data() + ((n * ho + h) * wo + w) * planes * lanes + l;
           double &o_w = pixel[0], &o_h = pixel[lanes];
+          if (c.positive && c.modulated) pixel[2 * lanes] = std::fabs(pixel[2 * lanes]);
           const std::int64_t k = l % (c.kh * c.kw);
           const double base_h = static_cast<double>(h * c.stride_h - c.pads[0] + k / c.kw * c.dil_h);
           const double base_w = static_cast<double>(w * c.stride_w - c.pads[2] + k % c.kw * c.dil_w);

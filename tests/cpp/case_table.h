@@ -21,6 +21,7 @@ struct Case {
   std::int64_t kh, kw, stride_h, stride_w, dil_h, dil_w, groups;
   std::array<std::int64_t, 4> pads;
   bool modulated, bench, large;
+  bool positive;                               // every value but the offsets: sums of one sign
   std::string border;                          // "open" or "closed": a case of both borders is read as two
   std::string kind;                            // of offsets
   double std_deviation = 1;                    // of "normal" and "one_row"
@@ -37,6 +38,7 @@ std::vector<Case> read_cases();
 
 // Values in logical order, before rounding to a dtype. The same on every machine.
 std::vector<double> normal_values(std::int64_t count, unsigned seed);
+std::vector<double> data_values(const Case& c, const Shape& shape, unsigned seed);
 std::vector<double> offsets_values(const Case& c, DType dtype);
 
 // Scalar conversions of the tests' own. Encoding to 16 bits cuts: inputs need no rounding rule.

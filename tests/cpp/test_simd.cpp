@@ -8,8 +8,10 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "cpu/geometry.h"
@@ -79,6 +81,19 @@ TEST_P(Simd, WidensEvery16BitValueExactly) {
   }
 }
 
+// narrow, all at once, vectors in pairs; and four at a time, which are not more than one vector.
+void for_each_way(const std::vector<float>& in, DType t,
+                  const std::function<void(const std::vector<std::uint16_t>&)>& check) {
+  const auto count = static_cast<std::int64_t>(in.size());
+  for (std::int64_t step : {count, std::int64_t{4}}) {
+    SCOPED_TRACE("at once: " + std::to_string(step));
+    std::vector<std::uint16_t> got(in.size());
+    for (std::int64_t i = 0; i < count; i += step)
+      narrow(in.data() + i, std::min(step, count - i), t, got.data() + i);
+    check(got);
+  }
+}
+
 TEST_P(Simd, NarrowsToNearestEven) {
   for (DType t : {DType::float16, DType::bfloat16}) {
     const Nearest nearest(t);
@@ -106,10 +121,10 @@ TEST_P(Simd, NarrowsToNearestEven) {
     for (int i = 0; i < 1'000'000; ++i)
       if (const float f = std::bit_cast<float>(static_cast<std::uint32_t>(random())); std::isfinite(f))
         in.push_back(f);
-    std::vector<std::uint16_t> got(in.size());
-    narrow(in.data(), static_cast<std::int64_t>(in.size()), t, got.data());
-    for (std::size_t i = 0; i < in.size(); ++i)
-      ASSERT_EQ(got[i], nearest(in[i])) << name_of(t) << " of " << in[i];
+    for_each_way(in, t, [&](const std::vector<std::uint16_t>& got) {
+      for (std::size_t i = 0; i < in.size(); ++i)
+        ASSERT_EQ(got[i], nearest(in[i])) << name_of(t) << " of " << in[i];
+    });
   }
 }
 
@@ -119,11 +134,11 @@ TEST_P(Simd, NarrowsInfinityAndEveryNan) {
     for (std::uint32_t payload = 1; payload < 0x800000; payload += 251)
       for (std::uint32_t sign : {0u, 0x80000000u})
         in.push_back(std::bit_cast<float>(sign | 0x7f800000u | payload));
-    std::vector<std::uint16_t> got(in.size());
-    narrow(in.data(), static_cast<std::int64_t>(in.size()), t, got.data());
-    EXPECT_EQ(decode(got[0], t), INFINITY);
-    EXPECT_EQ(decode(got[1], t), -INFINITY);
-    for (std::size_t i = 2; i < in.size(); ++i) ASSERT_TRUE(std::isnan(decode(got[i], t))) << i;
+    for_each_way(in, t, [&](const std::vector<std::uint16_t>& got) {
+      EXPECT_EQ(decode(got[0], t), INFINITY);
+      EXPECT_EQ(decode(got[1], t), -INFINITY);
+      for (std::size_t i = 2; i < in.size(); ++i) ASSERT_TRUE(std::isnan(decode(got[i], t))) << i;
+    });
   }
 }
 
