@@ -170,15 +170,18 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
     const std::int64_t c = j * 64 / static_cast<std::int64_t>(sizeof(S)), g = c / channels;
     plan.ahead[j] = {g * p.taps() + p.taps() / 2, c - g * channels};
   }
-  // What is stored at once: a vector, two of 16 bits.
-  constexpr std::size_t kStored =
-      std::max<std::size_t>(16, hn::MaxLanes(hn::CappedTag<F, kLanes>()) * (sizeof(T) == 2 ? 4 : sizeof(T)));
+  // What is stored at once: a vector; two of 16 bits, where there are two.
+  constexpr std::int64_t kVector = hn::MaxLanes(hn::CappedTag<F, kLanes>());
+  const std::int64_t run = kKind == kExact ? channels : p.c;  // that lies together
+  const std::int64_t at_once = sizeof(T) == 2 && run >= 2 * kVector ? 2 * kVector : kVector;
+  const std::int64_t stored = std::max<std::int64_t>(16, at_once * static_cast<std::int64_t>(sizeof(T)));
   const auto aligned = [&](std::int64_t elements) {
-    return elements * static_cast<std::int64_t>(sizeof(T)) % static_cast<std::int64_t>(kStored) == 0;
+    return elements * static_cast<std::int64_t>(sizeof(T)) % stored == 0;
   };
-  const bool stream = kKind != kTails && p.y.adjacent() && aligned(kKind == kExact ? channels : p.c) &&
-                      reinterpret_cast<std::uintptr_t>(p.y.data) % kStored == 0 && aligned(p.y.n) &&
-                      aligned(p.y.h) && aligned(p.y.ho) && aligned(p.y.w) && aligned(p.y.wo);
+  const bool stream = kKind != kTails && p.y.adjacent() && aligned(run) &&
+                      reinterpret_cast<std::uintptr_t>(p.y.data) % static_cast<std::uintptr_t>(stored) == 0 &&
+                      aligned(p.y.n) && aligned(p.y.h) && aligned(p.y.ho) && aligned(p.y.w) &&
+                      aligned(p.y.wo);
 
   const auto row = [&](std::int64_t n0, std::int64_t i0, std::int64_t ho, int slot_index) HWY_ATTR {
     auto slot = plan.slot(p, slot_index);
