@@ -2,6 +2,7 @@
 #include "machine.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <boost/context/fiber.hpp>
 #include <condition_variable>
@@ -97,19 +98,39 @@ void run_fibers(std::int64_t cores, const std::function<void()>& body) {
 
 // ------ Cores as threads
 
+// One for each time that all meet, so that who wakes late from one is not ordered, in the thread sanitizer's
+// eyes, after what others have done since: with one for all, a loaded machine hid races.
 struct Meeting {
   std::mutex mutex;
   std::condition_variable changed;
-  std::int64_t cores = 0, here = 0, round = 0;
-  bool one_has_returned = false;
-  std::string error;
+  std::int64_t here = 0;
+  std::string error;  // of a core that will not come
 };
-Meeting* meeting = nullptr;  // null: not in threads
+
+struct Threads {
+  std::int64_t cores;
+  std::array<Meeting, 8> meetings{};  // more than any kernel has
+  std::mutex mutex;
+  std::string error{};  // the first
+};
+Threads* threads_now = nullptr;  // null: not in threads
+
+// The core's kernel has returned, or failed with `error`: it will not come to the next meeting.
+void leave(Threads& all, const Core& c, const std::string& error) {
+  if (!error.empty()) {
+    const std::lock_guard lock(all.mutex);
+    if (all.error.empty()) all.error = error;
+  }
+  Meeting& next = all.meetings.at(static_cast<std::size_t>(c.meetings));
+  const std::lock_guard lock(next.mutex);
+  if (next.error.empty())
+    next.error = error.empty() ? "a core has returned while others wait for all" : error;
+  next.changed.notify_all();
+}
 
 void run_threads(std::int64_t cores, const std::function<void()>& body) {
-  Meeting shared;
-  shared.cores = cores;
-  meeting = &shared;
+  Threads all{cores};
+  threads_now = &all;
   std::vector<std::thread> threads;
   for (std::int64_t i = 0; i < cores; ++i)
     threads.emplace_back([&, i] {
@@ -122,29 +143,19 @@ void run_threads(std::int64_t cores, const std::function<void()>& body) {
         finish(mine);
       } catch (const std::exception& e) { error = "core " + std::to_string(i) + ": " + e.what(); }
       current = nullptr;
-      const std::lock_guard lock(shared.mutex);
-      if (error.empty() && shared.here) error = "a core has returned while others wait for all";
-      if (!error.empty() && shared.error.empty()) shared.error = error;
-      shared.one_has_returned = true;
-      shared.changed.notify_all();
+      leave(all, mine, error);
     });
   for (std::thread& t : threads) t.join();
-  meeting = nullptr;
-  if (!shared.error.empty()) throw Failure(shared.error);
+  threads_now = nullptr;
+  if (!all.error.empty()) throw Failure(all.error);
 }
 
 void meet_threads() {
-  std::unique_lock lock(meeting->mutex);
-  const std::int64_t round = meeting->round;
-  if (meeting->one_has_returned && meeting->error.empty())
-    meeting->error = "a core has returned while others wait for all";
-  if (!meeting->error.empty()) throw Failure(meeting->error);
-  if (++meeting->here == meeting->cores) {
-    meeting->here = 0, ++meeting->round;
-    meeting->changed.notify_all();
-  }
-  meeting->changed.wait(lock, [&] { return meeting->round != round || !meeting->error.empty(); });
-  if (meeting->round == round) throw Failure(meeting->error);
+  Meeting& meeting = threads_now->meetings.at(static_cast<std::size_t>(core().meetings));
+  std::unique_lock lock(meeting.mutex);
+  if (++meeting.here == threads_now->cores) meeting.changed.notify_all();
+  meeting.changed.wait(lock, [&] { return meeting.here == threads_now->cores || !meeting.error.empty(); });
+  if (meeting.here != threads_now->cores) throw Failure(meeting.error);
 }
 
 // ------ Memory
