@@ -31,6 +31,9 @@ struct WindowedTensors {
   std::int64_t band_rows(std::int64_t band) const {  // of output pixels
     return std::min(tiling().rows, p.ho - band * tiling().rows);
   }
+  std::int64_t tile_columns(std::int64_t tile) const {
+    return std::min(tiling().columns, p.wo - tile * tiling().columns);
+  }
   // Channels of an image from c on, in scratch (if it is there) or in place.
   template <class E>
   Image<E> image(F* packed, const View& view, std::int64_t i, std::int64_t c) const {
@@ -55,22 +58,27 @@ struct WindowedTensors {
   }
   // Of a located strip: what a tap adds to its corners' sums.
   static const F* weights(const Strip<F>& s) { return kSecond ? s.second : s.weights; }
-  // The taps outside their windows of a band and block, as numbers of taps of the image.
-  std::uint32_t* outliers(std::int64_t i, std::int64_t band, std::int64_t block) const {
-    return scratch.outliers + i * p.ho * p.wo * p.lanes() + band * tiling().rows * p.wo * p.lanes() +
-           band_rows(band) * p.wo * tiling().block_begin(block) * p.taps();
+  // The taps outside their windows of a tile's block, as numbers of taps of the image.
+  std::uint32_t* outliers(std::int64_t i, std::int64_t band, std::int64_t tile, std::int64_t block) const {
+    const std::int64_t pixels =
+        (i * p.ho + band * tiling().rows) * p.wo + band_rows(band) * tile * tiling().columns;
+    return scratch.outliers + pixels * p.lanes() +
+           band_rows(band) * tile_columns(tile) * tiling().block_begin(block) * p.taps();
   }
-  std::uint32_t& outlier_count(std::int64_t i, std::int64_t band, std::int64_t block) const {
-    return scratch.outlier_counts[(i * tiling().bands + band) * tiling().blocks + block];
+  std::uint32_t& outlier_count(std::int64_t i, std::int64_t band, std::int64_t tile,
+                               std::int64_t block) const {
+    const std::int64_t at = (i * tiling().bands + band) * tiling().tiles + tile;
+    return scratch.outlier_counts[at * tiling().blocks + block];
   }
 
   // Which they are; their dots, and their rows of grad_grad.
-  void List(std::int64_t i, std::int64_t band, std::int64_t block, Slot& slot, std::int32_t dump) const {
+  void List(std::int64_t i, std::int64_t band, std::int64_t tile, std::int64_t block, Slot& slot,
+            std::int32_t dump) const {
     const Strip<F>& s = slot.strip;
     const std::int64_t channels = p.group_channels(), c0 = s.lane0 / p.taps() * channels;
     const Image<const F> x_image = x(i, 0), u_image = kSecond && p.gg_x.data ? u(i, 0) : Image<const F>();
-    std::uint32_t* list = outliers(i, band, block);
-    std::uint32_t& count = outlier_count(i, band, block);
+    std::uint32_t* list = outliers(i, band, tile, block);
+    std::uint32_t& count = outlier_count(i, band, tile, block);
     for (std::int64_t j = 0; j < s.count; ++j)
       for (std::int64_t l = 0; l < s.lanes; ++l) {
         const std::int64_t at = j * s.pitch + l, lane = s.lane0 + l, c = lane / p.taps() * channels;
@@ -107,9 +115,11 @@ struct WindowedTensors {
     Strip<F>& s = slot.strip;
     const std::int64_t channels = p.group_channels();
     const Image<F> to = sums(i, 0);
-    for (std::int64_t band = 0; band < tiling().bands; ++band)
-      for (std::uint32_t o = 0; o < outlier_count(i, band, block); ++o) {
-        const std::int64_t tap = outliers(i, band, block)[o], pixel = tap / p.lanes(), lane = tap % p.lanes();
+    for (std::int64_t at = 0; at < tiling().bands * tiling().tiles; ++at) {
+      const std::int64_t band = at / tiling().tiles, tile = at % tiling().tiles;
+      for (std::uint32_t o = 0; o < outlier_count(i, band, tile, block); ++o) {
+        const std::int64_t tap = outliers(i, band, tile, block)[o], pixel = tap / p.lanes(),
+                           lane = tap % p.lanes();
         const std::int64_t g = lane / p.taps(), k = lane % p.taps();
         s.n = n0 + i, s.ho = pixel / p.wo, s.wo0 = pixel % p.wo, s.count = 1, s.lane0 = g * p.taps(),
         s.lanes = p.taps();
@@ -128,6 +138,7 @@ struct WindowedTensors {
           for (std::int64_t c = 0; rows[corner] && c < channels; ++c)
             rows[corner][c] += weights(s)[4 * k + corner] * grad[c];
       }
+    }
   }
 };
 

@@ -12,10 +12,11 @@
 // the time.
 //
 // Moves: grad, x and offsets once, offsets' sample once more; x and grad_x again, from cache, where windows
-// overlap. Deterministic: bands (rows of tiles) whose windows share no row of grad_x run side by side, in
-// rounds; which band is in which round depends on the offsets alone. So an element's sum is: round after
-// round, in a band tile after tile, in a tile tap after tap, then what was listed, band after band. Where
-// nearly all bands touch the same few rows, each has sums of its own for them, added band after band.
+// overlap. Deterministic: pieces (some tiles in a row) whose windows share no pixel of grad_x run side by
+// side, in rounds; which piece is in which round depends on the offsets alone. So an element's sum is: round
+// after round, in a piece tile after tile, in a tile tap after tap, then what was listed, tile after tile.
+// Where nearly all pieces touch the same few places, each band (row of tiles) has sums of its own for them,
+// added band after band.
 #include <algorithm>
 #include <cstring>
 
@@ -47,14 +48,13 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
   using Tensors = WindowedTensors<F, kSecond>;
   using Slot = typename Tensors::Slot;
   using Tensors::images, Tensors::n0, Tensors::p, Tensors::plan, Tensors::scratch, Tensors::workers;
-  using Tensors::tiling, Tensors::band_rows, Tensors::sums, Tensors::u, Tensors::x;
+  using Tensors::tiling, Tensors::band_rows, Tensors::tile_columns, Tensors::sums, Tensors::u, Tensors::x;
 
-  // ------ One band of one block of groups
+  // ------ One tile of one block of groups
 
-  // to: what the windows' sums are added to.
-  void RunBand(std::int64_t i, std::int64_t band, std::int64_t block, Slot& slot, const Image<F>& to) const {
+  // Readies a slot for tiles of an image's block: the strip, and where lanes lie.
+  void ReadySlot(std::int64_t i, std::int64_t block, Slot& slot) const {
     const Tiling& t = tiling();
-    Tensors::outlier_count(i, band, block) = 0;
     Strip<F>& s = slot.strip;
     s.n = n0 + i, s.pitch = Strip<F>::padded(t.lanes(p));
     s.lane0 = t.block_begin(block) * p.taps(), s.lanes = t.block_end(block, p) * p.taps() - s.lane0;
@@ -68,12 +68,13 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
     };
     places(p.grad, scratch.direct_grad, slot.lane_grad);
     if (kSecond) places(p.grad_grad, scratch.direct_grad_grad, slot.lane_grad_grad);
-    for (std::int64_t tile = 0; tile < t.tiles; ++tile) RunTile(i, band, tile, block, slot, to);
   }
 
+  // to: what the windows' sums are added to.
   void RunTile(std::int64_t i, std::int64_t band, std::int64_t tile, std::int64_t block, Slot& slot,
                const Image<F>& to) const {
     const Tiling& t = tiling();
+    Tensors::outlier_count(i, band, tile, block) = 0;
     const std::int64_t g0 = t.block_begin(block), groups = t.block_end(block, p) - g0,
                        channels = p.group_channels();
     const Window* at = scratch.windows + ((i * t.bands + band) * t.tiles + tile) * p.groups + g0;
@@ -95,7 +96,7 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
       Windows<F>(p, scratch.layout, at, groups, slot.u, nullptr).build(u(i, g0 * channels));
     }
     Strip<F>& s = slot.strip;
-    const std::int64_t rows = band_rows(band), columns = std::min(t.columns, p.wo - tile * t.columns);
+    const std::int64_t rows = band_rows(band), columns = tile_columns(tile);
     for (std::int64_t r = 0; r < rows; ++r)
       for (std::int64_t first = 0; first < columns; first += t.fetched) {
         const std::int64_t last = std::min(first + t.fetched, columns), wo = tile * t.columns;
@@ -106,7 +107,7 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
           locate(p, s);
           const bool outliers = FindCells<F>(slot, windows.pitch, scratch.layout.cell(), dump);
           RunStrip(block, windows, slot, wo, columns, (band * t.rows + rows) - 1);
-          if (outliers) Tensors::List(i, band, block, slot, dump);
+          if (outliers) Tensors::List(i, band, tile, block, slot, dump);
           finish(p, s, slot.dots, slot.dots_u, s.pitch);
         }
         Flush(slot, g0 * channels, (g0 + groups) * channels);
@@ -179,50 +180,57 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
     }
   }
 
-  // ------ All bands
+  // ------ All pieces
 
   void RunRounds() const {
     const Tiling& t = tiling();
-    const std::int64_t bands = images * t.bands;
-    std::int64_t first = 0;
-    for (std::int64_t round = 0; round < plan.rounds; ++round) {
-      std::int64_t last = first;
-      while (last < bands && scratch.rounds[scratch.turns[last]] == round) ++last;
+    const std::int64_t pieces = images * t.bands * t.pieces;
+    for (std::int64_t first = 0, last = 0; first < pieces; first = last) {
+      const std::int64_t round = scratch.rounds[scratch.turns[first]];
+      while (last < pieces && scratch.rounds[scratch.turns[last]] == round) ++last;
       workers.run((last - first) * t.blocks, [&](std::int64_t item, int index) HWY_ATTR {
         Slot slot = scratch.slot(p, index);
-        const std::int64_t at = scratch.turns[first + item / t.blocks], i = at / t.bands;
-        RunBand(i, at % t.bands, item % t.blocks, slot, sums(i, 0));
+        const std::int64_t at = scratch.turns[first + item / t.blocks], band = at / t.pieces,
+                           block = item % t.blocks, i = band / t.bands;
+        ReadySlot(i, block, slot);
+        for (std::int64_t tile = t.piece_begin(at % t.pieces); tile < t.piece_end(at % t.pieces); ++tile)
+          RunTile(i, band % t.bands, tile, block, slot, sums(i, 0));
       });
-      first = last;
     }
   }
 
-  // Each with sums of its own for the few rows that its windows touch: as many at once as there
-  // are slots, then added to grad_x, band after band.
+  // Bands, each with sums of its own for the few pixels that its windows touch: as many at once as there are
+  // slots, then added to grad_x, band after band.
   void RunApart() const {
     const Tiling& t = tiling();
-    const std::int64_t bands = images * t.bands, row = p.w * p.c;
+    const std::int64_t bands = images * t.bands;
     for (std::int64_t first = 0; first < bands; first += workers.slots()) {
       const std::int64_t last = std::min<std::int64_t>(first + workers.slots(), bands);
-      const auto rows_of = [&](std::int64_t at) {
-        F* to = scratch.apart + (at - first) * scratch.apart_rows * row;
-        return Image<F>{to - scratch.begins[at] * row, row, p.c};
+      const auto sums_of = [&](std::int64_t band) {
+        const Touched& at = scratch.touched_by_bands[band];
+        const std::int64_t row = (at.w1 - at.w0) * p.c;
+        F* to = scratch.apart + (band - first) * scratch.apart_pixels * p.c;
+        return Image<F>{to - at.h0 * row - at.w0 * p.c, row, p.c};
       };
       workers.run((last - first) * t.blocks, [&](std::int64_t item, int index) HWY_ATTR {
         Slot slot = scratch.slot(p, index);
-        const std::int64_t at = first + item / t.blocks, block = item % t.blocks;
+        const std::int64_t band = first + item / t.blocks, block = item % t.blocks;
         const std::int64_t c0 = t.block_begin(block) * p.group_channels(),
                            c1 = t.block_end(block, p) * p.group_channels();
-        const Image<F> to = rows_of(at);
-        for (std::int64_t h = scratch.begins[at]; h < scratch.ends[at]; ++h)
-          for (std::int64_t w = 0; w < p.w; ++w) std::fill_n(to.at(h, w) + c0, c1 - c0, F{0});
-        RunBand(at / t.bands, at % t.bands, block, slot, to);
+        const Touched& at = scratch.touched_by_bands[band];
+        const Image<F> to = sums_of(band);
+        for (std::int64_t h = at.h0; h < at.h1; ++h)
+          for (std::int64_t w = at.w0; w < at.w1; ++w) std::fill_n(to.at(h, w) + c0, c1 - c0, F{0});
+        ReadySlot(band / t.bands, block, slot);
+        for (std::int64_t tile = 0; tile < t.tiles; ++tile)
+          RunTile(band / t.bands, band % t.bands, tile, block, slot, to);
       });
       workers.run(p.h, [&](std::int64_t h, int) {
-        for (std::int64_t at = first; at < last; ++at) {
-          if (h < scratch.begins[at] || h >= scratch.ends[at]) continue;
-          const Image<F> from = rows_of(at), to = sums(at / t.bands, 0);
-          for (std::int64_t w = 0; w < p.w; ++w)
+        for (std::int64_t band = first; band < last; ++band) {
+          const Touched& at = scratch.touched_by_bands[band];
+          if (h < at.h0 || h >= at.h1) continue;
+          const Image<F> from = sums_of(band), to = sums(band / t.bands, 0);
+          for (std::int64_t w = at.w0; w < at.w1; ++w)
             for (std::int64_t c = 0; c < p.c; ++c) to.at(h, w)[c] += from.at(h, w)[c];
         }
       });

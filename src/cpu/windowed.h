@@ -10,6 +10,24 @@
 
 namespace tapfield::cpu {
 
+// The pixels [h0, h1) x [w0, w1) of grad_x that a piece's windows touch, and the cells that these have
+// together.
+struct Touched {
+  std::int64_t h0 = 0, h1 = 0, w0 = 0, w1 = 0, cells = 0;
+
+  void add(const Touched& t) {
+    if (!t.cells) return;
+    h0 = cells ? std::min(h0, t.h0) : t.h0, h1 = std::max(h1, t.h1);
+    w0 = cells ? std::min(w0, t.w0) : t.w0, w1 = std::max(w1, t.w1);
+    cells += t.cells;
+  }
+  std::int64_t pixels() const { return (h1 - h0) * (w1 - w0); }
+};
+
+// Pixels of grad_x by kSquare x kSquare, to find out which tiles touch the same ones.
+constexpr std::int64_t kSquare = 4;
+constexpr std::int64_t squares(std::int64_t size) { return (size + kSquare - 1) / kSquare; }
+
 template <class F>
 struct WindowsScratch : Slotted<WindowsScratch<F>> {
   // Of a batch of images.
@@ -26,17 +44,18 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
   bool direct_x, direct_u, direct_grad, direct_grad_grad, direct_sums;
 
   Window* windows;                // [images][bands][tiles][groups]
-  std::int64_t *begins, *ends;    // [images][bands]: rows of grad_x that a band's windows touch
-  std::int64_t* cells;            // [images][bands]: of all windows
-  std::int64_t* rounds;           // [images][bands]: when a band runs
-  std::int64_t* turns;            // [images * bands]: bands by round
-  std::uint32_t* outliers;        // [images][taps]: a band's and block's from its own first tap on
-  std::uint32_t* outlier_counts;  // [images][bands][blocks]
+  Touched* touched;               // [images][bands][pieces]
+  Touched* touched_by_bands;      // [images][bands]
+  std::int64_t* rounds;           // [images][bands][pieces]: when a piece runs
+  std::int64_t* turns;            // [images * bands * pieces]: pieces by round
+  std::uint64_t* taken;           // [squares of h][squares of w]: rounds with a piece that touches a square
+  std::uint32_t* outliers;        // [images][taps]: a tile's and block's from its own first tap on
+  std::uint32_t* outlier_counts;  // [images][bands][tiles][blocks]
   F *x, *u, *sums;                // [images][h][w][c]; null if direct; +u
   std::uint16_t* narrowed;        // [slots][w * c]
   F* zeros;                       // [group_channels]
-  F* apart;                       // [slots][apart_rows][w][c]: bands' own sums
-  std::int64_t apart_rows;        // as many as kApartBytes hold
+  F* apart;                       // [slots][apart_pixels][c]: bands' own sums
+  std::int64_t apart_pixels;      // as many as kApartBytes hold
 
   struct Slot {
     Strip<F> strip;
@@ -92,28 +111,32 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
   friend Slotted<WindowsScratch<F>>;
 
   void carve(Carver& carver, const Problem& p, int slot_count) {
-    const std::int64_t bands = images * tiled.bands, x_image = p.h * p.w * p.c;
-    windows = carver.take<Window>(bands * tiled.tiles * p.groups);
-    for (std::int64_t** table : {&begins, &ends, &cells, &rounds, &turns})
-      *table = carver.take<std::int64_t>(bands);
+    const std::int64_t bands = images * tiled.bands, tiles = bands * tiled.tiles,
+                       pieces = bands * tiled.pieces, x_image = p.h * p.w * p.c;
+    windows = carver.take<Window>(tiles * p.groups);
+    touched = carver.take<Touched>(pieces);
+    touched_by_bands = carver.take<Touched>(bands);
+    rounds = carver.take<std::int64_t>(pieces), turns = carver.take<std::int64_t>(pieces);
+    taken = carver.take<std::uint64_t>(squares(p.h) * squares(p.w));
     outliers = carver.take<std::uint32_t>(images * p.ho * p.wo * p.lanes());
-    outlier_counts = carver.take<std::uint32_t>(std::max(bands * split.blocks, images * whole.blocks));
+    outlier_counts = carver.take<std::uint32_t>(std::max(tiles * split.blocks, images * whole.blocks));
     x = direct_x ? nullptr : carver.take<F>(images * x_image);
     u = direct_u ? nullptr : carver.take<F>(images * x_image);
     sums = direct_sums ? nullptr : carver.take<F>(images * x_image);
     narrowed =
         direct_sums && direct_x && direct_u ? nullptr : carver.take<std::uint16_t>(slot_count * p.w * p.c);
     zeros = carver.take<F>(p.group_channels());
-    apart_rows = std::min(kApartBytes / (p.w * p.c * static_cast<std::int64_t>(sizeof(F))), p.h);
-    apart = carver.take<F>(slot_count * apart_rows * p.w * p.c);
+    apart_pixels = std::min(kApartBytes / (p.c * static_cast<std::int64_t>(sizeof(F))), p.h * p.w);
+    apart = carver.take<F>(slot_count * apart_pixels * p.c);
   }
 };
 
 // How a batch is worked on.
 struct WindowsPlan {
   const Tiling& tiling;
-  std::int64_t rounds;  // bands of one round share no row of grad_x
-  bool apart;  // instead: nearly all bands share the few rows that they touch, and each has sums of its own
+  // Nearly all pieces share the few places that they touch: each band has sums of its own for these.
+  // Otherwise pieces run in rounds; those of one round share no pixel of grad_x.
+  bool apart = false;
   // Windows hold more cells than there are taps, but one of the whole map does not fit.
   bool scattered = false;
 };

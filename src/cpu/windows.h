@@ -47,6 +47,12 @@ struct Tiling {
   static constexpr std::int64_t kReach = 32;
   // Groups worked on together, at most.
   static constexpr std::int64_t kGroups = 16;
+  // Tiles of a piece where a tile is one block, at most: neighbours find some of x and grad_x in cache (on
+  // case c of bench/, one tile a piece took 10% longer). Several blocks share grad's cache lines, so these
+  // follow upon each other, tile by tile (on case g, four tiles a piece took 8% longer).
+  static constexpr std::int64_t kPiece = 4;
+  // Pieces of an image at least, if it has as many tiles.
+  static constexpr std::int64_t kPieces = 32;
   // Taps of a strip of pixels, about: what locate leaves for them (some 50 bytes each) stays in L1.
   static constexpr std::int64_t kStripTaps = 640;
   // A line's pixels are fetched at once where tensors are planes, if their taps are no more than these.
@@ -55,6 +61,7 @@ struct Tiling {
   bool whole;                          // one tile, one window
   std::int64_t rows, columns;          // output pixels of a tile
   std::int64_t bands, tiles;           // bands (rows of tiles) of an image; tiles of a band
+  std::int64_t piece, pieces;          // tiles of a piece, and pieces of a band
   std::int64_t max_rows, max_columns;  // cells of a window
   std::int64_t room;                   // elements of a group's window, at most
   std::int64_t block_groups, blocks;   // groups worked on together, and how many times that is
@@ -74,6 +81,8 @@ struct Tiling {
     return t;
   }
   std::int64_t lanes(const Problem& p) const { return block_groups * p.taps(); }
+  std::int64_t piece_begin(std::int64_t i) const { return i * piece; }
+  std::int64_t piece_end(std::int64_t i) const { return std::min((i + 1) * piece, tiles); }
   std::int64_t block_begin(std::int64_t b) const { return b * block_groups; }
   std::int64_t block_end(std::int64_t b, const Problem& p) const {
     return std::min((b + 1) * block_groups, p.groups);

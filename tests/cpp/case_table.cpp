@@ -159,6 +159,10 @@ std::vector<double> offsets_values(const Case& c, DType dtype) {
           } else if (c.kind == "one_cell" || c.kind == "one_row") {
             o_h = cell_h - base_h + pick(8) / 8.0;
             o_w = c.kind == "one_row" ? o_w * c.std_deviation : cell_w - base_w + pick(8) / 8.0;
+          } else if (c.kind == "columns") {
+            const std::int64_t column = l / (c.kh * c.kw) * c.x[2] / c.groups;
+            o_h = (t % 2 ? static_cast<double>(c.x[1] - 2) : 0) - base_h + pick(8) / 8.0;
+            o_w = static_cast<double>(column) - base_w + pick(8) / 8.0;
           } else if (c.kind == "stray") {
             o_w = o_w * c.std_deviation + (t % 499 == 0 ? 9 : 0);
             o_h = o_h * c.std_deviation - (t % 499 == 1 ? 9 : 0);

@@ -213,6 +213,12 @@ class Offsets:
     def one_row(self, std=1.0):
         return self.normal(std)[0], self.in_cell(self.base_h, self.case.x[1])
 
+    def columns(self):
+        group = np.arange(self.shape[-1]) // np.prod(self.case.ksize)
+        fractions = self.rng.integers(0, 8, (2, *self.shape)) / 8
+        column, row = group * self.case.x[2] // self.case.groups, self.t % 2 * (self.case.x[1] - 2)
+        return column - self.base_w + fractions[0], row - self.base_h + fractions[1]
+
     def stray(self, std=1.0):
         w, h = self.normal(std)
         return w + 9.0 * (self.t % 499 == 0), h - 9.0 * (self.t % 499 == 1)
