@@ -16,15 +16,30 @@ namespace tapfield::testing {
 namespace {
 
 // Cases with several bands, strips and strips of pixels, groups, cells of many taps, and dead taps.
-const char* const kCases[] = {
-    "tiles",           "strips_c64",    "wide",        "tall",           "flow_g16", "c64_g8",
-    "c129_g1",         "one_cell",      "one_cell_g8", "one_row",        "stray_g2", "stray_g8",
-    "whole_map_g4",    "one_cell_long", "scattered",   "nonfinite_open", "batch_5",  "all_attributes_open",
-    "cann_grad_sample"};
+const char* const kCases[] = {"tiles",
+                              "strips_c64",
+                              "wide",
+                              "tall",
+                              "flow_g16",
+                              "c64_g8",
+                              "c129_g1",
+                              "one_cell",
+                              "one_cell_g8",
+                              "one_row",
+                              "stray_g2",
+                              "stray_g8",
+                              "whole_map_g4",
+                              "one_cell_long",
+                              "scattered",
+                              "nonfinite_open",
+                              "batch_5",
+                              "all_attributes_open",
+                              "cann_grad_sample",
+                              "columns_g9"};
 
 std::vector<Case> cases() {
   std::vector<Case> r;
-  for (const Case& c : small_cases())
+  for (const Case& c : small_cases(/*with_large=*/true))
     if (std::find(std::begin(kCases), std::end(kCases), c.name) != std::end(kCases)) r.push_back(c);
   EXPECT_EQ(r.size(), std::size(kCases));
   return r;

@@ -58,7 +58,8 @@ def geometries(draw):
 
 def recipes():
     plain = [
-        {"kind": k} for k in ("zero", "flow", "integer", "border", "huge", "nonfinite", "one_cell", "columns", "dead")
+        {"kind": k}
+        for k in ("zero", "flow", "integer", "border", "huge", "nonfinite", "one_cell", "columns", "dead")
     ]
     return st.one_of(
         st.sampled_from([0.1, 0.5, 2.0, 30.0]).map(lambda std: {"kind": "normal", "std": std}),
