@@ -27,7 +27,7 @@ void plan_piece(const Problem& p, const WindowsScratch<F>& scratch, Strip<F>& st
 }
 
 // Each piece runs in the first round whose pieces before it, of its image, touch other squares than it; or,
-// if none of 64 rounds is free, alone. Returns the number of rounds.
+// if none of 32 rounds is free, alone. Returns the number of rounds.
 template <class F>
 std::int64_t find_rounds(const Problem& p, const WindowsScratch<F>& scratch, std::int64_t images) {
   const std::int64_t pieces = scratch.tiled.bands * scratch.tiled.pieces, width = squares(p.w);
@@ -39,12 +39,12 @@ std::int64_t find_rounds(const Problem& p, const WindowsScratch<F>& scratch, std
       for (std::int64_t h = t.h0 / kSquare; h < squares(t.h1); ++h)
         for (std::int64_t w = t.w0 / kSquare; w < squares(t.w1); ++w) visit(scratch.taken[h * width + w]);
     };
-    std::uint64_t taken = 0;
-    each_square([&](std::uint64_t rounds) { taken |= rounds; });
+    std::uint32_t taken = 0;
+    each_square([&](std::uint32_t rounds) { taken |= rounds; });
     const int free = std::countr_one(taken);
-    scratch.rounds[at] = free < 64 ? free : 64 + alone++;
-    if (free == 64) continue;
-    each_square([&](std::uint64_t& rounds) { rounds |= std::uint64_t{1} << free; });
+    scratch.rounds[at] = free < 32 ? free : 32 + alone++;
+    if (free == 32) continue;
+    each_square([&](std::uint32_t& rounds) { rounds |= std::uint32_t{1} << free; });
     shared = std::max<std::int64_t>(shared, free + 1);
   }
   std::iota(scratch.turns, scratch.turns + images * pieces, 0);

@@ -48,7 +48,7 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
   Touched* touched_by_bands;      // [images][bands]
   std::int64_t* rounds;           // [images][bands][pieces]: when a piece runs
   std::int64_t* turns;            // [images * bands * pieces]: pieces by round
-  std::uint64_t* taken;           // [squares of h][squares of w]: rounds with a piece that touches a square
+  std::uint32_t* taken;           // [squares of h][squares of w]: rounds with a piece that touches a square
   std::uint32_t* outliers;        // [images][taps]: a tile's and block's from its own first tap on
   std::uint32_t* outlier_counts;  // [images][bands][tiles][blocks]
   F *x, *u, *sums;                // [images][h][w][c]; null if direct; +u
@@ -117,7 +117,7 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
     touched = carver.take<Touched>(pieces);
     touched_by_bands = carver.take<Touched>(bands);
     rounds = carver.take<std::int64_t>(pieces), turns = carver.take<std::int64_t>(pieces);
-    taken = carver.take<std::uint64_t>(squares(p.h) * squares(p.w));
+    taken = carver.take<std::uint32_t>(squares(p.h) * squares(p.w));
     outliers = carver.take<std::uint32_t>(images * p.ho * p.wo * p.lanes());
     outlier_counts = carver.take<std::uint32_t>(std::max(tiles * split.blocks, images * whole.blocks));
     x = direct_x ? nullptr : carver.take<F>(images * x_image);

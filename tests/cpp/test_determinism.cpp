@@ -35,7 +35,7 @@ const char* const kCases[] = {"tiles",
                               "batch_5",
                               "all_attributes_open",
                               "cann_grad_sample",
-                              "columns_g9"};
+                              "columns_g2"};
 
 std::vector<Case> cases() {
   std::vector<Case> r;
