@@ -68,14 +68,15 @@ struct BinnedBatch {
 
   void RunBlock(const Block& b, std::int64_t chunks) const {
     const std::int64_t size = size_of(p.x.dtype);
-    const auto pack = [&](char* packed, const View& view, std::int64_t rows, std::int64_t columns) {
+    const auto pack = [&](char* packed, const View& view, std::int64_t rows, std::int64_t columns,
+                          bool soon) {
       for (std::int64_t i = 0; packed && i < images; ++i)
         pack_image(workers, view, n0 + i, rows, columns, b.c0, b.c1,
-                   packed + i * rows * columns * block * size_of(view.dtype), block);
+                   packed + i * rows * columns * block * size_of(view.dtype), block, soon);
     };
-    pack(scratch.packed_x, p.x, p.h, p.w);
-    pack(scratch.packed_u, p.gg_x, p.h, p.w);
-    pack(scratch.packed_grad, p.grad, p.ho * p.kh, p.wo * p.kw);
+    pack(scratch.packed_grad, p.grad, p.ho * p.kh, p.wo * p.kw, false);
+    pack(scratch.packed_x, p.x, p.h, p.w, true);
+    pack(scratch.packed_u, p.gg_x, p.h, p.w, true);
     if (kSecond) workers.run(images * p.ho, [&](std::int64_t row, int) { ZeroDead(b, row); });
 
     workers.run(chunks, [&](std::int64_t chunk, int) {

@@ -175,13 +175,50 @@ void TransposeStreamed(const E* src, std::int64_t src_stride, std::int64_t rows,
   hwy::FlushStream();
 }
 
+// src's rows lie far apart, and dst is written past the cache: some of its rows are transposed nearby, then
+// copied, while src's next lines are fetched.
+template <class E>
+void TransposeFromStreamed(const E* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns,
+                           E* dst, std::int64_t dst_stride) {
+  const hn::CappedTag<E, 32 / sizeof(E)> d;
+  constexpr std::int64_t kTile = hn::MaxLanes(hn::CappedTag<E, 32 / sizeof(E)>()), kLine = 64 / sizeof(E),
+                         kRows = 512 / sizeof(E), kAhead = 6 * kLine;
+  HWY_ALIGN E piece[kLine * kRows];
+  for (std::int64_t j0 = 0; j0 < columns; j0 += kLine)
+    for (std::int64_t i0 = 0; i0 < rows; i0 += kRows) {
+      const std::int64_t c = std::min(kLine, columns - j0), r = std::min(kRows, rows - i0);
+      const E* from = src + i0 * src_stride + j0;
+      for (std::int64_t i = 0; i < r; i += kTile) {
+        const std::int64_t tile = std::min(kTile, r - i);
+        for (std::int64_t k = i; k < i + tile; ++k) __builtin_prefetch(from + k * src_stride + kAhead, 0, 2);
+        for (std::int64_t j = 0; j < c; j += kTile) {
+          const E* corner = from + i * src_stride + j;
+          if (tile == kTile && j + kTile <= c)
+            TransposeTile<false>(d, corner, src_stride, piece + j * r + i, r, kTile, kTile);
+          else
+            TransposeTile<true>(d, corner, src_stride, piece + j * r + i, r, tile, std::min(kTile, c - j));
+        }
+      }
+      E* to = dst + j0 * dst_stride + i0;
+      if (r == dst_stride)
+        StreamElements(piece, c * r, to);
+      else
+        for (std::int64_t j = 0; j < c; ++j) StreamElements(piece + j * r, r, to + j * dst_stride);
+    }
+  hwy::FlushStream();
+}
+
+// By size of element. past_cache: if the destination can be written so.
 template <bool kFarSource>
 void TransposeBytes(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
-                    std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
+                    std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next,
+                    bool past_cache) {
   const auto run = [&](auto element) HWY_ATTR {
     using E = decltype(element);
     const E* from = static_cast<const E*>(src);
     E* to = static_cast<E*>(dst);
+    if (kFarSource && past_cache)
+      return TransposeFromStreamed(from, src_stride, rows, columns, to, dst_stride);
     if (!kFarSource && rows * size >= kStreamedRow && rows * columns * size >= kStreamedBytes)
       return TransposeStreamed(from, src_stride, rows, columns, to, dst_stride);
     TransposeT<kFarSource>(from, src_stride, rows, columns, to, dst_stride, next);
@@ -190,13 +227,14 @@ void TransposeBytes(std::int64_t size, const void* src, std::int64_t src_stride,
 }
 
 void TransposeFrom(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
-                   std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
-  TransposeBytes<true>(size, src, src_stride, rows, columns, dst, dst_stride, next);
+                   std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next,
+                   bool past_cache) {
+  TransposeBytes<true>(size, src, src_stride, rows, columns, dst, dst_stride, next, past_cache);
 }
 
 void TransposeTo(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
                  std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
-  TransposeBytes<false>(size, src, src_stride, rows, columns, dst, dst_stride, next);
+  TransposeBytes<false>(size, src, src_stride, rows, columns, dst, dst_stride, next, false);
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE
@@ -237,7 +275,7 @@ void copy_row(char* strided, std::int64_t stride_w, std::int64_t stride_c, std::
 
 template <bool kPack>
 void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, char* rows, std::int64_t pitch) {
+              std::int64_t c0, std::int64_t c1, char* rows, std::int64_t pitch, bool past_cache) {
   char* strided = v.at(n, h, w0, c0);
   const std::int64_t size = size_of(v.dtype);
   if (v.adjacent()) {
@@ -248,7 +286,8 @@ void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, st
     return;
   }
   if (v.w == 1 && kPack)
-    return HWY_DYNAMIC_DISPATCH(TransposeFrom)(size, strided, v.c, c1 - c0, count, rows, pitch, v.h);
+    return HWY_DYNAMIC_DISPATCH(TransposeFrom)(size, strided, v.c, c1 - c0, count, rows, pitch, v.h,
+                                               past_cache);
   if (v.w == 1)
     return HWY_DYNAMIC_DISPATCH(TransposeTo)(size, rows, pitch, count, c1 - c0, strided, v.c, v.h);
   switch (size) {
@@ -261,13 +300,13 @@ void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, st
 }  // namespace
 
 void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch) {
-  move_row<true>(view, n, h, w0, count, c0, c1, static_cast<char*>(dst), pitch);
+              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch, bool past_cache) {
+  move_row<true>(view, n, h, w0, count, c0, c1, static_cast<char*>(dst), pitch, past_cache);
 }
 
 void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
                 std::int64_t c0, std::int64_t c1, const void* src, std::int64_t pitch) {
-  move_row<false>(view, n, h, w0, count, c0, c1, static_cast<char*>(const_cast<void*>(src)), pitch);
+  move_row<false>(view, n, h, w0, count, c0, c1, static_cast<char*>(const_cast<void*>(src)), pitch, false);
 }
 
 template <class F>

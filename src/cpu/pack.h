@@ -12,9 +12,9 @@ namespace tapfield::cpu {
 constexpr std::int64_t kLinePixels = 16;
 
 // dst[i * pitch + c - c0] = view(n, h, w0 + i, c) for i in [0, count) and c in [c0, c1), in the view's own
-// dtype.
+// dtype. past_cache: dst is written past the cache, if it can be, as it is not read soon.
 void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch);
+              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch, bool past_cache = false);
 
 // The other way.
 void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
@@ -81,10 +81,12 @@ bool plain(const View& view) {
 }
 
 // Channels a block when tensors must be packed: at most 35% of C where C allows it, so that a packed image of
-// grad stays within 35% of grad; whole vectors of 16 where possible.
+// grad stays within 35% of grad; whole vectors of 16 where possible, and as many in each block.
 inline std::int64_t channel_block(std::int64_t c) {
-  const std::int64_t vectors = c * 35 / 100 / 16 * 16;
-  return vectors ? vectors : (c + 2) / 3;
+  const std::int64_t most = c * 35 / 100 / 16 * 16;
+  if (!most) return (c + 2) / 3;
+  const std::int64_t blocks = (c + most - 1) / most;
+  return ((c + blocks - 1) / blocks + 15) / 16 * 16;
 }
 
 }  // namespace tapfield::cpu

@@ -41,15 +41,19 @@ struct CornerRows {
   }
 };
 
+// An image of so many bytes does not stay in cache until it is read, if it is not read at once.
+constexpr std::int64_t kPastCache = 2 << 20;
+
 // Packs channels [c0, c1) of rows [0, rows) of image n of `view` to dst: [rows][columns][pitch], in the
-// view's dtype.
+// view's dtype. soon: it is read at once.
 inline void pack_image(const Workers& workers, const View& view, std::int64_t n, std::int64_t rows,
-                       std::int64_t columns, std::int64_t c0, std::int64_t c1, void* dst,
-                       std::int64_t pitch) {
+                       std::int64_t columns, std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch,
+                       bool soon) {
   char* to = static_cast<char*>(dst);
   const std::int64_t row_bytes = columns * pitch * size_of(view.dtype);
+  const bool past_cache = !soon && rows * row_bytes >= kPastCache;
   workers.run(rows, [&](std::int64_t h, int) {
-    pack_row(view, n, h, 0, columns, c0, c1, to + h * row_bytes, pitch);
+    pack_row(view, n, h, 0, columns, c0, c1, to + h * row_bytes, pitch, past_cache);
   });
 }
 
