@@ -132,10 +132,11 @@ struct BinScratch : Slotted<BinScratch<F>> {
   friend Slotted<BinScratch<F>>;
 
   // Channels of a block in grad_grad where tensors are packed: what is packed of grad and of grad_grad, and
-  // the dots that stand apart, are within 35% of grad; but 8 channels at least, or whole groups of some 16.
+  // the dots that stand apart, are within 35% of grad; but 8 channels at least, or whole groups of some 16,
+  // half of C at most if that is a group, as x, gg_x and grad_x are packed too.
   static std::int64_t second_block(const Problem& p) {
     const std::int64_t channels = p.group_channels(), size = size_of(p.x.dtype);
-    if (channels <= 16) return std::min(16 / channels * channels, p.c);
+    if (channels <= 16) return std::min(16 / channels, std::max<std::int64_t>(p.groups / 2, 1)) * channels;
     const std::int64_t bytes = p.c * size * 35 / 100 - p.groups * 8 * size_of_f();  // a pixel's
     return std::min(std::max<std::int64_t>(bytes / (2 * size) / 8, 1) * 8, p.c);
   }
