@@ -74,9 +74,9 @@ struct BinnedBatch {
         pack_image(workers, view, n0 + i, rows, columns, b.c0, b.c1,
                    packed + i * rows * columns * block * size_of(view.dtype), block, soon);
     };
-    pack(scratch.packed_grad, p.grad, p.ho * p.kh, p.wo * p.kw, false);
-    pack(scratch.packed_x, p.x, p.h, p.w, true);
-    pack(scratch.packed_u, p.gg_x, p.h, p.w, true);
+    pack(scratch.packed_grad, p.grad, p.ho * p.kh, p.wo * p.kw, /*soon=*/false);
+    pack(scratch.packed_x, p.x, p.h, p.w, /*soon=*/true);
+    pack(scratch.packed_u, p.gg_x, p.h, p.w, /*soon=*/true);
     if (kSecond) workers.run(images * p.ho, [&](std::int64_t row, int) { ZeroDead(b, row); });
 
     workers.run(chunks, [&](std::int64_t chunk, int) {

@@ -254,7 +254,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
       if constexpr (plan.kWiden)
         load_image(workers, p.x, n0 + i, p.h, p.w, 0, p.c, to, p.c, plan.narrow_x);
       else
-        pack_image(workers, p.x, n0 + i, p.h, p.w, 0, p.c, to, p.c, /*soon=*/true);
+        pack_image(workers, p.x, n0 + i, p.h, p.w, 0, p.c, to, p.c);
     }
     workers.run(images * p.ho, [&](std::int64_t i, int slot) { row(n0, i / p.ho, i % p.ho, slot); });
   }

@@ -48,7 +48,7 @@ constexpr std::int64_t kPastCache = 2 << 20;
 // view's dtype. soon: it is read at once.
 inline void pack_image(const Workers& workers, const View& view, std::int64_t n, std::int64_t rows,
                        std::int64_t columns, std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch,
-                       bool soon) {
+                       bool soon = true) {
   char* to = static_cast<char*>(dst);
   const std::int64_t row_bytes = columns * pitch * size_of(view.dtype);
   const bool past_cache = !soon && rows * row_bytes >= kPastCache;
