@@ -254,15 +254,17 @@ Tiling::Tiling(const Problem& p, std::size_t size, bool whole_map)
   block_groups = std::clamp<std::int64_t>(channels / layout.channels, 1, std::min(kGroups, p.groups));
   while (block_groups > 1 && !fits(size)) --block_groups;
   blocks = (p.groups + block_groups - 1) / block_groups;
-  piece = blocks > 1 ? 1 : std::clamp<std::int64_t>(bands * tiles / kPieces, 1, std::min(kPiece, tiles));
-  pieces = (tiles + piece - 1) / piece;
   const std::int64_t most = std::clamp<std::int64_t>(kStripTaps / lanes(p), 1, columns),
                      strips = (columns + most - 1) / most;
   pixels = (columns + strips - 1) / strips;
-  const bool lines = !p.grad.adjacent() || !p.offsets.adjacent() || !p.grad_offsets.adjacent() ||
-                     p.offsets_planes[0].data || p.grad_offsets_planes[0].data;
-  fetched = lines && kLinePixels * lanes(p) <= kFetchedTaps ? std::min(std::max(pixels, kLinePixels), columns)
-                                                            : pixels;
+  const bool planes = !p.grad.adjacent() || !p.offsets.adjacent() || !p.grad_offsets.adjacent() ||
+                      p.offsets_planes[0].data || p.grad_offsets_planes[0].data;
+  fetched = planes && kLinePixels * lanes(p) <= kFetchedTaps
+                ? std::min(std::max(pixels, kLinePixels), columns)
+                : pixels;
+  const std::int64_t most_tiles = planes ? kPlanesPiece : blocks > 1 ? 1 : kPiece;
+  piece = std::clamp<std::int64_t>(bands * tiles / kPieces, 1, std::min(most_tiles, tiles));
+  pieces = (tiles + piece - 1) / piece;
 }
 
 template <class F>

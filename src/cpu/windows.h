@@ -51,6 +51,9 @@ struct Tiling {
   // case c of bench/, one tile a piece took 10% longer). Several blocks share grad's cache lines, so these
   // follow upon each other, tile by tile (on case g, four tiles a piece took 8% longer).
   static constexpr std::int64_t kPiece = 4;
+  // Where tensors are planes, whose lines go on in the next tile (one tile a piece: e and g 20% longer than
+  // bands; so many: 5%).
+  static constexpr std::int64_t kPlanesPiece = 8;
   // Pieces of an image at least, if it has as many tiles.
   static constexpr std::int64_t kPieces = 32;
   // Taps of a strip of pixels, about: what locate leaves for them (some 50 bytes each) stays in L1.
