@@ -165,13 +165,19 @@ void TransposeStreamed(const E* src, std::int64_t src_stride, std::int64_t rows,
                        std::int64_t dst_stride) {
   constexpr std::int64_t kLine = 64 / sizeof(E), kPiece = 1024 / sizeof(E), kPitch = kPiece + kLine;
   E piece[kLine * kPitch];
-  for (std::int64_t j0 = 0; j0 < columns; j0 += kLine)
+  for (std::int64_t j0 = 0; j0 < columns; j0 += kLine) {
+    // A row's first and last lines are shared with others, and so are read.
+    for (std::int64_t j = j0 + kLine; j < std::min(j0 + 2 * kLine, columns); ++j) {
+      __builtin_prefetch(dst + j * dst_stride, 1, 3);
+      __builtin_prefetch(dst + j * dst_stride + rows - 1, 1, 3);
+    }
     for (std::int64_t i0 = 0; i0 < rows; i0 += kPiece) {
       const std::int64_t r = std::min(kPiece, rows - i0), c = std::min(kLine, columns - j0);
       TransposeT<false>(src + i0 * src_stride + j0, src_stride, r, c, piece, kPitch, 0);
       for (std::int64_t j = 0; j < c; ++j)
         StreamElements(piece + j * kPitch, r, dst + (j0 + j) * dst_stride + i0);
     }
+  }
   hwy::FlushStream();
 }
 
