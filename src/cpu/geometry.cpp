@@ -296,9 +296,11 @@ const char* too_wide(const Problem& p) {
 }
 
 template <class F>
-Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room, std::int64_t fetched) {
+Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room, std::int64_t fetched,
+                std::int64_t taps) {
   pitch = padded(room);
-  const std::int64_t size = pixels(room) * pitch, fetched_size = std::max(pixels(room), fetched) * pitch;
+  const std::int64_t size = std::max(pixels(room) * pitch, taps),
+                     fetched_size = std::max(pixels(room), fetched) * pitch;
   h0 = carver.take<std::int32_t>(size), w0 = carver.take<std::int32_t>(size);
   hh = carver.take<F>(size), lh = carver.take<F>(size), hw = carver.take<F>(size), lw = carver.take<F>(size);
   m = carver.take<F>(size);

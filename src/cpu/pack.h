@@ -81,7 +81,7 @@ bool plain(const View& view) {
 }
 
 // Channels a block when tensors must be packed: at most 35% of C where C allows it, so that a packed image of
-// grad stays within 35% of grad; whole vectors of 16 where possible, and as many in each block.
+// grad stays within 35% of grad; whole vectors of 16 where possible, and about as many in each block.
 inline std::int64_t channel_block(std::int64_t c) {
   const std::int64_t most = c * 35 / 100 / 16 * 16;
   if (!most) return (c + 2) / 3;

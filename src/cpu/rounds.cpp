@@ -89,8 +89,8 @@ WindowsPlan plan_windows(const Problem& p, const Workers& workers, const Windows
     return {scratch.whole};
   }
   const std::int64_t rounds = find_rounds(p, scratch, images), items = pieces * tiled.blocks;
-  // Where there are half as many bands again as pieces in a round; whatever the threads, so that any number
-  // of them gives the same bits.
+  // Where an image has half as many bands again as all have pieces in a round; whatever the threads, so that
+  // any number of them gives the same bits.
   if (3 * pieces < 2 * tiled.bands * rounds && touched_by_bands(scratch, images) <= scratch.apart_pixels)
     return {.tiling = tiled, .apart = true, .scattered = scattered};
   return {.tiling = items < 2 * workers.slots() * rounds ? scratch.split : tiled, .scattered = scattered};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scratch of windowed.cpp, and its plan: which windows, and which bands run side by side.
+// The scratch of windowed.cpp, and its plan: which windows, and which tiles run side by side.
 #pragma once
 
 #include <algorithm>
@@ -50,7 +50,7 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
   std::int64_t* turns;            // [images * bands * pieces]: pieces by round
   std::uint32_t* taken;           // [squares of h][squares of w]: rounds with a piece that touches a square
   std::uint32_t* outliers;        // [images][taps]: a tile's and block's from its own first tap on
-  std::uint32_t* outlier_counts;  // [images][bands][tiles][blocks]
+  std::uint32_t* outlier_counts;  // [images][bands][tiles][blocks]: room for a block a group
   F *x, *u, *sums;                // [images][h][w][c]; null if direct; +u
   std::uint16_t* narrowed;        // [slots][w * c]
   F* zeros;                       // [group_channels]
@@ -70,11 +70,11 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
     std::int32_t *h, *w, *rows, *columns, *base;  // [pitch]: a lane's window
     Slot(Carver& carver, const Problem& p, const WindowsScratch& s)
         : strip(carver, p, std::max(s.tiled.lanes(p), s.whole.lanes(p)),
-                std::max(s.tiled.fetched, s.whole.fetched)) {
-      std::int64_t taps = 0, fetched = 0;
+                std::max(s.tiled.fetched, s.whole.fetched), strip_taps(p, s)) {
+      const std::int64_t taps = strip_taps(p, s);
+      std::int64_t fetched = 0;
       room = 0;
       for (const Tiling* t : {&s.tiled, &s.whole}) {
-        taps = std::max(taps, t->pixels * Strip<F>::padded(t->lanes(p))),
         fetched = std::max(fetched, t->fetched);
         if (t->fits(sizeof(F)))
           room = std::max(room, t->block_groups * t->room +
@@ -92,6 +92,11 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
       lane_grad_grad = carver.take<std::int64_t>(strip.pitch);
       for (std::int32_t** table : {&h, &w, &rows, &columns, &base})
         *table = carver.take<std::int32_t>(strip.pitch);
+    }
+    // Of either tiling: the whole map's strips have fewer lanes and more pixels.
+    static std::int64_t strip_taps(const Problem& p, const WindowsScratch& s) {
+      return std::max(s.tiled.pixels * Strip<F>::padded(s.tiled.lanes(p)),
+                      s.whole.pixels * Strip<F>::padded(s.whole.lanes(p)));
     }
   };
   WindowsScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used)
@@ -119,7 +124,7 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
     rounds = carver.take<std::int64_t>(pieces), turns = carver.take<std::int64_t>(pieces);
     taken = carver.take<std::uint32_t>(squares(p.h) * squares(p.w));
     outliers = carver.take<std::uint32_t>(images * p.ho * p.wo * p.lanes());
-    outlier_counts = carver.take<std::uint32_t>(std::max(tiles * split.blocks, images * whole.blocks));
+    outlier_counts = carver.take<std::uint32_t>(tiles * p.groups);
     x = direct_x ? nullptr : carver.take<F>(images * x_image);
     u = direct_u ? nullptr : carver.take<F>(images * x_image);
     sums = direct_sums ? nullptr : carver.take<F>(images * x_image);

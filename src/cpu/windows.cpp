@@ -244,7 +244,8 @@ Tiling::Tiling(const Problem& p, std::size_t size, bool whole_map)
     std::int64_t side = 1;
     while ((side + 1) * (side + 1) <= in_tile) ++side;
     columns = std::max(side, in_tile / std::min(side, p.ho));
-    if (planes) columns = std::max(columns, std::max(2 * side / kLinePixels, std::int64_t{1}) * kLinePixels);
+    if (planes && in_tile >= kLinePixels)
+      columns = std::max(columns, std::max(2 * side / kLinePixels, std::int64_t{1}) * kLinePixels);
     columns = std::min(columns, p.wo);
     rows = std::min(std::max<std::int64_t>(in_tile / columns, 1), p.ho);
     max_rows = std::min((rows - 1) * p.stride_h + (p.kh - 1) * p.dil_h + 1 + 2 * kReach, max_rows);
@@ -332,6 +333,8 @@ struct Spread {
   // Cells that hold all taps of a tile whose bases are [first, last]: the fewer of the two.
   void window(std::int64_t first, std::int64_t last, std::int64_t size, std::int64_t most,
               std::int32_t& begin, std::int32_t& count) const {
+    begin = count = 0;
+    if (on.empty) return;
     place(first + beside.low - beside.margin(), last + beside.high + beside.margin(), size, most, begin,
           count);
     std::int32_t other_begin = 0, other_count = 0;

@@ -119,7 +119,7 @@ struct Windows {
 
   // Copies x: `image` points at the first group's channels.
   void build(const Image<const F>& image) const;
-  // Adds the sums to grad_x, and leaves zeros.
+  // Adds the sums to grad_x.
   void add(const Image<F>& image) const;
 };
 
