@@ -74,6 +74,7 @@ struct BinnedBatch {
         pack_image(workers, view, n0 + i, rows, columns, b.c0, b.c1,
                    packed + i * rows * columns * block * size_of(view.dtype), block, soon);
     };
+    // grad first, past the cache: x, which cells read again and again, stays in it.
     pack(scratch.packed_grad, p.grad, p.ho * p.kh, p.wo * p.kw, /*soon=*/false);
     pack(scratch.packed_x, p.x, p.h, p.w, /*soon=*/true);
     pack(scratch.packed_u, p.gg_x, p.h, p.w, /*soon=*/true);

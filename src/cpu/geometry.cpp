@@ -296,17 +296,16 @@ const char* too_wide(const Problem& p) {
 }
 
 template <class F>
-Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room, std::int64_t fetched,
-                std::int64_t taps) {
+Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room, std::int64_t taps,
+                std::int64_t fetched) {
   pitch = padded(room);
-  const std::int64_t size = std::max(pixels(room) * pitch, taps),
-                     fetched_size = std::max(pixels(room), fetched) * pitch;
-  h0 = carver.take<std::int32_t>(size), w0 = carver.take<std::int32_t>(size);
-  hh = carver.take<F>(size), lh = carver.take<F>(size), hw = carver.take<F>(size), lw = carver.take<F>(size);
-  m = carver.take<F>(size);
-  weights = carver.take<F>(4 * size);
+  const std::int64_t fetched_size = fetched * pitch;
+  h0 = carver.take<std::int32_t>(taps), w0 = carver.take<std::int32_t>(taps);
+  hh = carver.take<F>(taps), lh = carver.take<F>(taps), hw = carver.take<F>(taps), lw = carver.take<F>(taps);
+  m = carver.take<F>(taps);
+  weights = carver.take<F>(4 * taps);
   const bool needs_second = p.pass == Pass::grad_grad;
-  second = needs_second ? carver.take<F>(4 * size) : nullptr;
+  second = needs_second ? carver.take<F>(4 * taps) : nullptr;
   for (F*& plane : planes) plane = carver.take<F>(fetched_size);
   for (F*& plane : gg) plane = needs_second ? carver.take<F>(fetched_size) : nullptr;
   buffer = carver.take<F>(fetched_size);

@@ -161,8 +161,8 @@ void StreamElements(const E* HWY_RESTRICT src, std::int64_t count, E* HWY_RESTRI
 // dst's rows lie far apart, and are written in lines past the cache, which else would be read first: a piece
 // of them is transposed nearby, then copied.
 template <class E>
-void TransposeStreamed(const E* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, E* dst,
-                       std::int64_t dst_stride) {
+void TransposeToStreamed(const E* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns,
+                         E* dst, std::int64_t dst_stride) {
   constexpr std::int64_t kLine = 64 / sizeof(E), kPiece = 1024 / sizeof(E), kPitch = kPiece + kLine;
   E piece[kLine * kPitch];
   for (std::int64_t j0 = 0; j0 < columns; j0 += kLine) {
@@ -214,7 +214,7 @@ void TransposeFromStreamed(const E* src, std::int64_t src_stride, std::int64_t r
   hwy::FlushStream();
 }
 
-// By size of element. past_cache: if the destination can be written so.
+// By size of element.
 template <bool kFarSource>
 void TransposeBytes(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
                     std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next,
@@ -223,11 +223,12 @@ void TransposeBytes(std::int64_t size, const void* src, std::int64_t src_stride,
     using E = decltype(element);
     const E* from = static_cast<const E*>(src);
     E* to = static_cast<E*>(dst);
-    if (kFarSource && past_cache)
-      return TransposeFromStreamed(from, src_stride, rows, columns, to, dst_stride);
-    if (!kFarSource && rows * size >= kStreamedRow && rows * columns * size >= kStreamedBytes)
-      return TransposeStreamed(from, src_stride, rows, columns, to, dst_stride);
-    TransposeT<kFarSource>(from, src_stride, rows, columns, to, dst_stride, next);
+    if (!past_cache)
+      TransposeT<kFarSource>(from, src_stride, rows, columns, to, dst_stride, next);
+    else if (kFarSource)
+      TransposeFromStreamed(from, src_stride, rows, columns, to, dst_stride);
+    else
+      TransposeToStreamed(from, src_stride, rows, columns, to, dst_stride);
   };
   size == 2 ? run(std::uint16_t()) : size == 4 ? run(std::uint32_t()) : run(std::uint64_t());
 }
@@ -240,7 +241,8 @@ void TransposeFrom(std::int64_t size, const void* src, std::int64_t src_stride, 
 
 void TransposeTo(std::int64_t size, const void* src, std::int64_t src_stride, std::int64_t rows,
                  std::int64_t columns, void* dst, std::int64_t dst_stride, std::int64_t next) {
-  TransposeBytes<false>(size, src, src_stride, rows, columns, dst, dst_stride, next, false);
+  const bool past_cache = rows * size >= kStreamedRow && rows * columns * size >= kStreamedBytes;
+  TransposeBytes<false>(size, src, src_stride, rows, columns, dst, dst_stride, next, past_cache);
 }
 
 }  // namespace tapfield::cpu::HWY_NAMESPACE

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scratch of windowed.cpp, and its plan: which windows, and which tiles run side by side.
+// The scratch of windowed.cpp, and its plan (rounds.cpp): where windows lie, and which tiles run side by
+// side.
 #pragma once
 
 #include <algorithm>
@@ -40,7 +41,10 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
   Tiling split;         // tiled, where too few bands can run side by side for all threads
   std::int64_t images;  // worked on together
   std::int64_t width;   // channels of a block, at most
-  bool second;          // Pass::grad_grad: what is marked + below
+  // Of a strip, at most: the whole map's have fewer lanes and more pixels than the tiles'. Taps with lanes
+  // padded.
+  std::int64_t lanes = 0, taps = 0, fetched = 0;
+  bool second;  // Pass::grad_grad: what is marked + below
   bool direct_x, direct_u, direct_grad, direct_grad_grad, direct_sums;
 
   Window* windows;                // [images][bands][tiles][groups]
@@ -69,21 +73,16 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
     std::int64_t *lane_grad, *lane_grad_grad;
     std::int32_t *h, *w, *rows, *columns, *base;  // [pitch]: a lane's window
     Slot(Carver& carver, const Problem& p, const WindowsScratch& s)
-        : strip(carver, p, std::max(s.tiled.lanes(p), s.whole.lanes(p)),
-                std::max(s.tiled.fetched, s.whole.fetched), strip_taps(p, s)) {
-      const std::int64_t taps = strip_taps(p, s);
-      std::int64_t fetched = 0;
+        : strip(carver, p, s.lanes, s.taps, s.fetched) {
       room = 0;
-      for (const Tiling* t : {&s.tiled, &s.whole}) {
-        fetched = std::max(fetched, t->fetched);
+      for (const Tiling* t : {&s.tiled, &s.whole})
         if (t->fits(sizeof(F)))
           room = std::max(room, t->block_groups * t->room +
                                     2 * (s.layout.pitch(t->max_columns, sizeof(F)) + s.layout.cell()));
-      }
       x = carver.take<F>(room), u = carver.take<F>(s.second ? room : 0), sums = carver.take<F>(room);
-      cells = carver.take<std::int32_t>(taps), dots = carver.take<F>(4 * taps + 64);
-      dots_u = carver.take<F>(s.second ? 4 * taps + 64 : 0);
-      const std::int64_t rows_of_grad = p.taps() * fetched * s.width;
+      cells = carver.take<std::int32_t>(s.taps), dots = carver.take<F>(4 * s.taps + 64);
+      dots_u = carver.take<F>(s.second ? 4 * s.taps + 64 : 0);
+      const std::int64_t rows_of_grad = p.taps() * s.fetched * s.width;
       const bool direct = s.direct_grad && s.direct_grad_grad;
       grad = carver.take<F>(s.direct_grad ? 0 : rows_of_grad);
       grad_grad = carver.take<F>(s.direct_grad_grad ? 0 : rows_of_grad);
@@ -93,11 +92,6 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
       for (std::int32_t** table : {&h, &w, &rows, &columns, &base})
         *table = carver.take<std::int32_t>(strip.pitch);
     }
-    // Of either tiling: the whole map's strips have fewer lanes and more pixels.
-    static std::int64_t strip_taps(const Problem& p, const WindowsScratch& s) {
-      return std::max(s.tiled.pixels * Strip<F>::padded(s.tiled.lanes(p)),
-                      s.whole.pixels * Strip<F>::padded(s.whole.lanes(p)));
-    }
   };
   WindowsScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used)
       : layout(p.group_channels(), sizeof(F)),
@@ -105,6 +99,10 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
         whole(p, sizeof(F), true),
         split(tiled.split(p, slot_count)),
         width(std::max(tiled.block_groups, whole.block_groups) * p.group_channels()) {
+    for (const Tiling* t : {&tiled, &whole}) {
+      lanes = std::max(lanes, t->lanes(p)), fetched = std::max(fetched, t->fetched);
+      taps = std::max(taps, t->pixels * Strip<F>::padded(t->lanes(p)));
+    }
     second = p.pass == Pass::grad_grad;
     direct_x = plain<F>(p.x), direct_grad = plain<F>(p.grad), direct_sums = plain<F>(p.grad_x);
     direct_u = !second || !p.gg_x.data || plain<F>(p.gg_x);

@@ -17,7 +17,6 @@ namespace tapfield::cpu {
 struct Window {
   std::int32_t h = 0, w = 0, rows = 0, columns = 0;
 };
-Window whole_map(const Problem& p);
 
 // How a pixel's or a cell's channels lie in a window. kPixels: [rows + 1][columns + 1][channels], a tap reads
 // four places. kQuads: [rows][columns][4 corners][channels], a tap reads one place: for 16 bytes of channels
@@ -122,10 +121,5 @@ struct Windows {
   // Adds the sums to grad_x.
   void add(const Image<F>& image) const;
 };
-
-// Finds the windows of all groups of the tile whose first output pixel is (ho, wo) of image n.
-template <class F>
-void find_windows(const Problem& p, const Tiling& tiling, Strip<F>& strip, std::int64_t n, std::int64_t ho,
-                  std::int64_t wo, Window* windows);
 
 }  // namespace tapfield::cpu

@@ -16,7 +16,8 @@ namespace tapfield::testing {
 namespace {
 
 // Cases with several bands, strips and strips of pixels, groups, cells of many taps, and dead taps.
-const char* const kCases[] = {"tiles",
+const char* const kCases[] = {"columns_g2",
+                              "tiles",
                               "strips_c64",
                               "wide",
                               "tall",
@@ -34,8 +35,7 @@ const char* const kCases[] = {"tiles",
                               "nonfinite_open",
                               "batch_5",
                               "all_attributes_open",
-                              "cann_grad_sample",
-                              "columns_g2"};
+                              "cann_grad_sample"};
 
 std::vector<Case> cases() {
   std::vector<Case> r;
