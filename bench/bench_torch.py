@@ -85,15 +85,13 @@ class Case:
         y, w = torch.randn(self.pixels, self.row), torch.randn(self.co, self.row)
         g, out = torch.randn(self.pixels, self.co), torch.empty(self.pixels, self.co)
         y_out, w_out = torch.empty_like(y), torch.empty_like(w)
-        routes = [lambda: torch.mm(y, w.t(), out=out)]
+        products = [(y, w.t(), out), (g, w, y_out), (g.t(), y, w_out)]
+        routes = [lambda a, b, to: torch.mm(a, b, out=to)]
         if torch.backends.mkldnn.is_available():
-            routes.append(lambda: torch.ops.mkldnn._linear_pointwise(y, w, None, "none", [], None))
+            routes.append(lambda a, b, _: torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], None))
         with torch.no_grad():
-            forward = min(map(median, routes))
-            backward = median(lambda: torch.mm(g, w, out=y_out)) + median(
-                lambda: torch.mm(g.t(), y, out=w_out)
-            )
-        return forward, backward
+            forward, *backward = (min(median(partial(route, *m)) for route in routes) for m in products)
+        return forward, sum(backward)
 
     def bytes(self):
         forward = self.x_bytes + self.offset_bytes + self.y_bytes
