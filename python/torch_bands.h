@@ -54,21 +54,18 @@ inline void multiply(const TorchTensor& a, const TorchTensor& b, const TorchTens
 // a transposed(b), plus bias in every row: a new matrix, by oneDNN.
 inline TorchTensor linear(const TorchTensor& a, const TorchTensor& b, const Optional& bias = std::nullopt) {
   using ::torch::stable::detail::from;
-  std::array<StableIValue, 6> stack{from(a),
-                                    from(b),
-                                    from(bias),
-                                    from(std::string("none")),
-                                    from(Ivalues{}),
-                                    from(std::nullopt)};
+  std::array<StableIValue, 6> stack{from(a),         from(b),           from(bias), from(std::string("none")),
+                                    from(Ivalues{}), from(std::nullopt)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack.data(), TORCH_ABI_VERSION));
   return ::torch::stable::detail::to<TorchTensor>(stack[0]);
 }
 
 // The one place that chooses a route: is `linear` faster than `multiply`, which is MKL's? Measured with torch
-// 2.14.1 in bands of 16 MiB, cases a to f, one thread: on Zen 4, where MKL uses half a vector register, it takes
-// 0.73 to 0.94 of the time; on Emerald Rapids as long. Not every PyTorch is built with oneDNN.
-inline bool prefer_linear(ScalarType type) {
+// 2.14.1 in bands of 16 MiB, cases a to f, one thread: on Zen 4, where MKL uses half a vector register, it
+// takes 0.73 to 0.94 of the time; on Emerald Rapids as long. A call costs 20 us more, so not for few elements
+// of columns. Not every PyTorch is built with oneDNN.
+inline bool prefer_linear(ScalarType type, int64_t columns) {
 #ifdef __x86_64__
   static const bool zen4 = [] {
     if (!__builtin_cpu_is("amd") || !__builtin_cpu_supports("avx512f")) return false;
@@ -78,7 +75,7 @@ inline bool prefer_linear(ScalarType type) {
       return linear(m, m).numel() == 1;
     } catch (const std::exception&) { return false; }
   }();
-  return zen4 && type == ScalarType::Float;
+  return zen4 && type == ScalarType::Float && columns >= 1 << 18;
 #else
   return false;
 #endif
@@ -177,8 +174,8 @@ struct Pixels {
     const char* from = static_cast<const char*>(rows.const_data_ptr());
     const int64_t co = bands.l.co, wo = bands.l.p.wo;
     Workers(bands.execution, bands.pixels(b) * co).run(b.n * b.ho, [&](int64_t i, int) {
-      cpu::unpack_row(v, b.n0 + i / b.ho, b.ho0 + i % b.ho, 0, wo, 0, co,
-                      from + i * wo * co * bands.size, co);
+      cpu::unpack_row(v, b.n0 + i / b.ho, b.ho0 + i % b.ho, 0, wo, 0, co, from + i * wo * co * bands.size,
+                      co);
     });
   }
 };

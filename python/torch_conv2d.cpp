@@ -112,7 +112,8 @@ TorchTensor deform_conv2d(const TorchTensor& input, const TorchTensor& offset, c
     const TorchTensor* start = row ? &*row : nullptr;
     const Bands bands(l, kProductBytes);
     const Columns columns(bands, input, offset, mask);
-    const bool direct = channels_last(out, true), anew = prefer_linear(l.type);
+    const bool direct = channels_last(out, true),
+               anew = prefer_linear(l.type, bands.most_pixels() * bands.row);
     const Pixels pixels(bands, direct || anew ? 0 : bands.most_pixels());
     bands.each([&](const Band& b) {
       columns.sample(b);
@@ -159,7 +160,8 @@ class WeightSum {
   void add(const TorchTensor& grad, const TorchTensor& columns) {
     const int64_t row = columns.size(1), pixels = columns.size(0), type_size = 4;
     const TorchTensor sum = matrix(sum_.const_data_ptr(), l_.co, row, row, 1, wide(l_.type));
-    if (prefer_linear(l_.type)) return add_to(sum, linear(transposed(grad), transposed(columns)));
+    if (prefer_linear(l_.type, columns.numel()))
+      return add_to(sum, linear(transposed(grad), transposed(columns)));
     if (wide(l_.type) == l_.type) return multiply(transposed(grad), columns, sum, &sum);
     const int64_t most = std::clamp<int64_t>((1 << 20) / row, 1, pixels);
     const Buffer room(most * (row + l_.co), type_size);
