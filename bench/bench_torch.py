@@ -88,7 +88,9 @@ class Case:
         products = [(y, w.t(), out), (g, w, y_out), (g.t(), y, w_out)]
         routes = [lambda a, b, to: torch.mm(a, b, out=to)]
         if torch.backends.mkldnn.is_available():
-            routes.append(lambda a, b, _: torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], None))
+            routes.append(
+                lambda a, b, _: torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], None)
+            )
         with torch.no_grad():
             forward, *backward = (min(median(partial(route, *m)) for route in routes) for m in products)
         return forward, sum(backward)
