@@ -52,10 +52,14 @@ inline void multiply(const TorchTensor& a, const TorchTensor& b, const TorchTens
 }
 
 // a transposed(b), plus bias in every row: a new matrix, by oneDNN.
-inline TorchTensor linear(const TorchTensor& a, const TorchTensor& b, const Optional& bias = std::nullopt) {
+inline TorchTensor linear(const TorchTensor& a, const TorchTensor& b, const TorchTensor* bias = nullptr) {
   using ::torch::stable::detail::from;
-  std::array<StableIValue, 6> stack{from(a),         from(b),           from(bias), from(std::string("none")),
-                                    from(Ivalues{}), from(std::nullopt)};
+  std::array<StableIValue, 6> stack{from(a),
+                                    from(b),
+                                    from(bias ? Optional(*bias) : std::nullopt),
+                                    from(std::string("none")),
+                                    from(Ivalues{}),
+                                    from(std::nullopt)};
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("mkldnn::_linear_pointwise", "", stack.data(), TORCH_ABI_VERSION));
   return ::torch::stable::detail::to<TorchTensor>(stack[0]);
@@ -63,7 +67,7 @@ inline TorchTensor linear(const TorchTensor& a, const TorchTensor& b, const Opti
 
 // The one place that chooses a route: is `linear` faster than `multiply`, which is MKL's? Measured with torch
 // 2.14.1 in bands of 16 MiB, cases a to f, one thread: on Zen 4, where MKL uses half a vector register, it
-// takes 0.73 to 0.94 of the time; on Emerald Rapids as long. A call costs 20 us more, so not for few elements
+// takes 0.73 to 0.94 of the time; on Emerald Rapids as long. A call costs 13 us more, so not for few elements
 // of columns. Not every PyTorch is built with oneDNN.
 inline bool prefer_linear(ScalarType type, int64_t columns) {
 #ifdef __x86_64__
@@ -148,6 +152,16 @@ struct Bands {
     return matrix(at(t, b), pixels(b), co, s[3], s[1], t.scalar_type());
   }
 
+  // A band's rows [pixels, Co] into t [N, Co, Ho, Wo].
+  void store(const TorchTensor& rows, const TorchTensor& t, const Band& b) const {
+    const View v = view_of(t);
+    const char* from = static_cast<const char*>(rows.const_data_ptr());
+    const int64_t co = l.co, wo = l.p.wo;
+    Workers(execution, pixels(b) * co).run(b.n * b.ho, [&](int64_t i, int) {
+      cpu::unpack_row(v, b.n0 + i / b.ho, b.ho0 + i % b.ho, 0, wo, 0, co, from + i * wo * co * size, co);
+    });
+  }
+
  private:
   const char* at(const TorchTensor& t, const Band& b) const {
     return static_cast<const char*>(t.const_data_ptr()) + (b.n0 * t.stride(0) + b.ho0 * t.stride(2)) * size;
@@ -166,17 +180,6 @@ struct Pixels {
   TorchTensor image(const Band& b) const {  // the same memory
     const int64_t co = bands.l.co, line = bands.l.p.wo * co;
     return alias(room.data(), {b.n, co, b.ho, bands.l.p.wo}, {b.ho * line, 1, line, co}, bands.l.type);
-  }
-
-  // A band's rows [pixels, Co] into t [N, Co, Ho, Wo].
-  void store(const TorchTensor& rows, const TorchTensor& t, const Band& b) const {
-    const View v = view_of(t);
-    const char* from = static_cast<const char*>(rows.const_data_ptr());
-    const int64_t co = bands.l.co, wo = bands.l.p.wo;
-    Workers(bands.execution, bands.pixels(b) * co).run(b.n * b.ho, [&](int64_t i, int) {
-      cpu::unpack_row(v, b.n0 + i / b.ho, b.ho0 + i % b.ho, 0, wo, 0, co, from + i * wo * co * bands.size,
-                      co);
-    });
   }
 };
 

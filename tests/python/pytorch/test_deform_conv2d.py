@@ -179,6 +179,22 @@ def test_bands(layer, channels_last):
         assert_near(got, w, terms(layer))
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+def test_large_products_in_float32(channels_last):
+    """As in float64, where oneDNN may make them (at least 2^18 elements of columns), added up over two bands."""
+    layer = Layer("large_products", input=(2, 64, 48, 48), co=8)
+    single = layer.tensors(torch.float32, channels_last=channels_last, smooth=True)
+    mine, my_grads = gradients(ours, single, layer)
+    want, their_grads = gradients(ours, [a.double() for a in single], layer)
+    _, c, h, w = layer.input
+    for got, exact, count in zip(
+        (mine, my_grads[2]), (want, their_grads[2]), (4 * 9 * c, 4 * 2 * h * w), strict=True
+    ):
+        assert_near(got, exact, count, eps=2.0**-23)
+    for got, exact in zip(my_grads, their_grads, strict=True):
+        assert_near(got, exact, terms(layer), eps=2.0**-23)
+
+
 def test_peak_memory():
     """Forward and backward of N=8 C=256 64x64: less than 100 MiB above inputs, outputs and their gradients."""
     program = """
