@@ -153,9 +153,9 @@ struct Bands {
   }
 
   // A band's rows [pixels, Co] into t [N, Co, Ho, Wo].
-  void store(const TorchTensor& rows, const TorchTensor& t, const Band& b) const {
+  void store(const TorchTensor& pixel_rows, const TorchTensor& t, const Band& b) const {
     const View v = view_of(t);
-    const char* from = static_cast<const char*>(rows.const_data_ptr());
+    const char* from = static_cast<const char*>(pixel_rows.const_data_ptr());
     const int64_t co = l.co, wo = l.p.wo;
     Workers(execution, pixels(b) * co).run(b.n * b.ho, [&](int64_t i, int) {
       cpu::unpack_row(v, b.n0 + i / b.ho, b.ho0 + i % b.ho, 0, wo, 0, co, from + i * wo * co * size, co);
@@ -203,6 +203,16 @@ class Columns {
         packed_(input_.adjacent() || bands.whole_images() ? 0 : bands.l.p.h * bands.l.p.w * bands.l.p.c,
                 bands.size) {}
 
+  // Before a band's problem: an image in several bands is packed once, with the first.
+  void pack(const Band& b) const {
+    const Problem& p = bands_.l.p;
+    if (!packed_.data() || b.ho0) return;
+    View image = input_;
+    image.data = input_.at(b.n0, 0, 0, 0);
+    cpu::pack_image(Workers(bands_.execution, bands_.l.p.y_elements()), image, 0, p.h, p.w, 0, p.c,
+                    packed_.data(), p.c);
+  }
+
   TorchTensor matrix_of(const Band& b) const {
     return matrix(buffer_.data(), bands_.pixels(b), bands_.row, bands_.row, 1, bands_.l.type);
   }
@@ -228,20 +238,17 @@ class Columns {
     Problem p = bands_.l.p;
     p.pass = pass, p.n = b.n, p.ho = b.ho, p.top -= b.ho0 * p.stride_h;
     p.x = input_, p.x.data = input_.at(b.n0, 0, 0, 0);
+    if (packed_.data())
+      p.x.data = packed_.data(), p.x.c = 1, p.x.w = p.c, p.x.h = p.w * p.c, p.x.n = p.h * p.x.h;
     planes_of(b, offset_, mask_, p.offsets_planes);
     p.offsets = p.offsets_planes[0];
     return p;
   }
 
-  // Fills in the columns. An image in several bands is packed once, with the first.
+  // Fills in the columns.
   void sample(const Band& b) const {
+    pack(b);
     Problem p = problem(Pass::forward, b);
-    if (packed_.data()) {
-      if (b.ho0 == 0)
-        cpu::pack_image(Workers(bands_.execution, bands_.l.p.y_elements()), p.x, 0, p.h, p.w, 0, p.c,
-                        packed_.data(), p.c);
-      p.x.data = packed_.data(), p.x.c = 1, p.x.w = p.c, p.x.h = p.w * p.c, p.x.n = p.h * p.x.h;
-    }
     p.y = view(b);
     run(p, DeviceType::cpu, bands_.execution);
   }

@@ -201,36 +201,43 @@ class WeightSum {
   TorchTensor like_, sum_;  // sum_: [Co, C/groups, Kh, Kw], channels_last
 };
 
-// grad_input. Of an image in several bands each gives the gradient of the whole image, and they add up.
+// grad_input. Bands of one image add up in sums of the whole image: in place where grad_input can hold them.
 class InputSum {
  public:
-  InputSum(const Bands& bands, const TorchTensor& grad_input) : bands_(bands), out_(grad_input) {
+  InputSum(const Bands& bands, const TorchTensor& grad_input)
+      : bands_(bands), out_(view_of(grad_input)), type_(wide(bands.l.type)) {
     const Problem& p = bands.l.p;
-    if (bands.whole_images()) return;
-    sum_ = empty(out_, wide(bands.l.type), {1, p.h, p.w, p.c}, true, true);
-    part_ = empty(out_, wide(bands.l.type), {1, p.h, p.w, p.c}, true, true);
+    if (!bands.whole_images() && !(out_.adjacent() && type_ == bands.l.type))
+      sums_ = empty(grad_input, type_, {1, p.h, p.w, p.c}, true, true);
   }
 
-  View target(const Band& b) const {
-    if (part_) return view_of(b.ho0 ? *part_ : *sum_);
-    View v = view_of(out_);
-    v.data = v.at(b.n0, 0, 0, 0);
-    return v;
+  // Where p, of a band, adds to or writes.
+  void target(const Band& b, Problem& p) const {
+    p.grad_x = sums_ ? view_of(*sums_) : out_;
+    if (!sums_) p.grad_x.data = out_.at(b.n0, 0, 0, 0);
+    p.adds = b.ho0 > 0;
   }
 
   void done(const Band& b) const {
-    if (!part_) return;
-    if (b.ho0) add_to(*sum_, *part_);
-    if (b.ho0 + b.ho < bands_.l.p.ho) return;
-    const View v = view_of(out_);
     const Problem& p = bands_.l.p;
-    copy(alias(v.at(b.n0, 0, 0, 0), {1, p.c, p.h, p.w}, {v.n, v.c, v.h, v.w}, bands_.l.type), *sum_);
+    if (!sums_ || b.ho0 + b.ho < p.ho) return;
+    const Workers workers(bands_.execution, p.y_elements());
+    const auto store = [&](auto* sums) {
+      const Buffer narrowed(workers.slots() * p.w * p.c, 2);
+      cpu::store_image(workers, out_, b.n0, p.h, p.w, 0, p.c, sums, p.c,
+                       reinterpret_cast<std::uint16_t*>(narrowed.data()));
+    };
+    if (type_ == ScalarType::Double)
+      store(static_cast<const double*>(sums_->const_data_ptr()));
+    else
+      store(static_cast<const float*>(sums_->const_data_ptr()));
   }
 
  private:
   const Bands& bands_;
-  TorchTensor out_;
-  Optional part_, sum_;
+  View out_;
+  ScalarType type_;
+  Optional sums_;  // [1, C, H, W], channels_last
 };
 
 // (grad_input, grad_offset, grad_weight, grad_mask), as their inputs. Without `samples` the first, second and
@@ -251,42 +258,40 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor, TorchTensor> deform_conv2d_bac
     TorchTensor owner;
     const TorchTensor taps = taps_first(l, weight, owner);
 
-    const auto grad_of = [&](const Bands& bands, const Band& b, const Pixels& pixels) {  // [pixels, Co]
+    // Where both are wanted, the gradient of columns is replaced by columns on its way.
+    const Bands bands(l, samples ? kSampleBytes : kProductBytes);
+    const Columns columns(bands, input, offset, mask);
+    const Pixels pixels(bands, bands.is_matrix(grad) ? 0 : bands.most_pixels());
+    const auto input_sum = samples ? std::optional(InputSum(bands, grad_input)) : std::nullopt;
+    const auto grad_of = [&](const Band& b) {  // [pixels, Co]
       if (const Optional direct = bands.matrix_of(grad, b)) return *direct;
       copy(pixels.image(b), bands.image(grad, b));
       return pixels.matrix_of(b);
     };
-    if (samples) {
-      const Bands bands(l, kSampleBytes);
-      const Columns columns(bands, input, offset, mask);
-      const Pixels pixels(bands, bands.is_matrix(grad) ? 0 : bands.most_pixels());
-      const InputSum input_sum(bands, grad_input);
-      bands.each([&](const Band& b) {
+    bands.each([&](const Band& b) {
+      const Optional rows = l.groups > 1 ? std::nullopt : Optional(grad_of(b));
+      if (samples) {
         if (l.groups > 1)
           copy(columns.image(b), Grouped(l, taps).backward(bands.image(grad, b), columns.image(b), false));
         else
-          multiply(grad_of(bands, b, pixels), taps, columns.matrix_of(b));
+          multiply(*rows, taps, columns.matrix_of(b));
+        columns.pack(b);
         Problem p = columns.problem(Pass::grad, b);
-        p.grad = columns.view(b);
-        p.grad_x = input_sum.target(b);
+        p.grad = columns.view(b), p.samples = products;
+        input_sum->target(b, p);
         planes_of(b, view_of(grad_offset), mask ? view_of(grad_mask) : View{}, p.grad_offsets_planes);
         p.grad_offsets = p.grad_offsets_planes[0];
         run(p, DeviceType::cpu, bands.execution);
-        input_sum.done(b);
-      });
-    }
-    if (products) {
-      const Bands bands(l, kProductBytes);
-      const Columns columns(bands, input, offset, mask);
-      const Pixels pixels(bands, bands.is_matrix(grad) ? 0 : bands.most_pixels());
-      bands.each([&](const Band& b) {
+        input_sum->done(b);
+      } else if (products) {
         columns.sample(b);
-        if (l.groups > 1)
-          grad_weight.add(Grouped(l, taps).backward(bands.image(grad, b), columns.image(b), true));
-        else
-          grad_weight.add(grad_of(bands, b, pixels), columns.matrix_of(b));
-      });
-    }
+      }
+      if (!products) return;
+      if (l.groups > 1)
+        grad_weight.add(Grouped(l, taps).backward(bands.image(grad, b), columns.image(b), true));
+      else
+        grad_weight.add(*rows, columns.matrix_of(b));
+    });
     return std::tuple(grad_input, grad_offset, products ? grad_weight.result() : nothing(), grad_mask);
   });
 }

@@ -62,6 +62,12 @@ struct Problem {
   // along W, along H, mask. Absent: they are those of offsets, of grad_offsets.
   View offsets_planes[3], grad_offsets_planes[3];
 
+  // A layer's gradient, band after band: grad_x, whose channels are adjacent and which no dtype of 16 bits
+  // rounds, is added to instead of written.
+  bool adds = false;
+  // A layer's gradient: samples, y, take grad's place in its memory.
+  bool samples = false;
+
   // how: CUDA alone looks at these
   std::int32_t device = 0;
   void* stream = nullptr;

@@ -228,17 +228,25 @@ const char* binned_why_not(const Problem& p) {
 
 double binned_cost(const Problem&) { return 1; }
 
+// The samples that are to take grad's place: the forward into it.
+static Problem sampling(const Problem& p) {
+  Problem forward = p;
+  forward.pass = Pass::forward, forward.y = p.grad;
+  return forward;
+}
+
 std::size_t binned_workspace(const Problem& p, int slots) {
   std::size_t used = 0;
   if (p.x.dtype == DType::float64)
     BinScratch<double>(Carver(), p, slots, &used);
   else
     BinScratch<float>(Carver(), p, slots, &used);
-  return used;
+  return p.samples ? std::max(used, forward_workspace(sampling(p), slots)) : used;
 }
 
 void binned(const Problem& p, const Workers& workers, void* workspace) {
   HWY_DYNAMIC_DISPATCH(Binned)(p, workers, workspace);
+  if (p.samples) forward(sampling(p), workers, workspace);
 }
 
 }  // namespace tapfield::cpu

@@ -296,9 +296,9 @@ const char* too_wide(const Problem& p) {
 }
 
 template <class F>
-Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t room, std::int64_t taps,
+Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t most, std::int64_t taps,
                 std::int64_t fetched) {
-  pitch = padded(room);
+  pitch = padded(most);
   const std::int64_t fetched_size = fetched * pitch;
   h0 = carver.take<std::int32_t>(taps), w0 = carver.take<std::int32_t>(taps);
   hh = carver.take<F>(taps), lh = carver.take<F>(taps), hw = carver.take<F>(taps), lw = carver.take<F>(taps);

@@ -17,12 +17,11 @@ constexpr std::int32_t kDead = std::numeric_limits<std::int32_t>::min();
 // Scratch of one strip. Lane l of pixel i stands at [i * pitch + l]; arrays are padded to whole vectors.
 template <class F>
 struct Strip {
-  // Room for strips of up to `lanes` lanes that have `taps` taps, lanes padded, and to fetch `fetched`
-  // pixels.
-  Strip(Carver& carver, const Problem& p, std::int64_t lanes, std::int64_t taps, std::int64_t fetched);
+  // Room for strips of up to `most` lanes that have `taps` taps, lanes padded, and to fetch `fetched` pixels.
+  Strip(Carver& carver, const Problem& p, std::int64_t most, std::int64_t taps, std::int64_t fetched);
   // For pixels() pixels.
-  Strip(Carver& carver, const Problem& p, std::int64_t lanes)
-      : Strip(carver, p, lanes, pixels(lanes) * padded(lanes), pixels(lanes)) {}
+  Strip(Carver& carver, const Problem& p, std::int64_t most)
+      : Strip(carver, p, most, pixels(most) * padded(most), pixels(most)) {}
 
   // Pixels in a strip of so many lanes: a strip's arrays stay in L1 and L2; where there are that many, whole
   // cache lines of planes whose pixels are adjacent.

@@ -71,6 +71,20 @@ struct WindowedTensors {
     return scratch.outlier_counts[at * tiling().blocks + block];
   }
 
+  // Where samples replace grad: keeps grad of a strip's outliers, which is still to be added; puts it back.
+  template <bool kKeep>
+  void MoveOutliers(const Slot& slot, std::int64_t c0, std::int32_t dump) const {
+    const Strip<F>& s = slot.strip;
+    F* kept = slot.kept;
+    for (std::int64_t j = 0; j < s.count; ++j)
+      for (std::int64_t l = 0; l < s.lanes; ++l) {
+        if (slot.cells[j * s.pitch + l] != dump || s.h0[j * s.pitch + l] == kDead) continue;
+        F* grad = const_cast<F*>(GradOf(slot, j, c0)) + slot.lane_grad[l];
+        std::copy_n(kKeep ? grad : kept, p.group_channels(), kKeep ? kept : grad);
+        kept += p.group_channels();
+      }
+  }
+
   // Which they are; their dots, and their rows of grad_grad.
   void List(std::int64_t i, std::int64_t band, std::int64_t tile, std::int64_t block, Slot& slot,
             std::int32_t dump) const {
@@ -110,7 +124,7 @@ struct WindowedTensors {
     std::copy_n(dots, 4, to);
   }
 
-  // What they add to grad_x.
+  // What they add to grad_x; and their samples.
   void AddListed(std::int64_t i, std::int64_t block, Slot& slot) const {
     Strip<F>& s = slot.strip;
     const std::int64_t channels = p.group_channels();
@@ -137,6 +151,12 @@ struct WindowedTensors {
         for (int corner = 0; corner < 4; ++corner)
           for (std::int64_t c = 0; rows[corner] && c < channels; ++c)
             rows[corner][c] += weights(s)[4 * k + corner] * grad[c];
+        if (!p.samples) continue;
+        const F* w = s.weights + 4 * k;
+        const CornerRows<const F> v(x(i, 0), p.h, p.w, s.h0[k], s.w0[k], g * channels, scratch.zeros);
+        for (std::int64_t c = 0; c < channels; ++c)
+          slot.kept[c] = w[0] * v.p00[c] + w[1] * v.p01[c] + w[2] * v.p10[c] + w[3] * v.p11[c];
+        store_row(row, 0, 0, 0, 1, 0, channels, slot.kept, channels, slot.narrow_grad);
       }
     }
   }

@@ -232,10 +232,12 @@ struct Sweep {
   HWY_INLINE void StoreRow(hn::Vec<D> v, D d, std::int64_t h, std::int64_t w, std::int64_t c,
                            std::size_t n) const {
     char* row = grad_x.at(h, w);
+    F* sums = reinterpret_cast<F*>(row) + c;
+    if (p.adds) v = hn::Add(v, LoadN<kTail>(d, sums, n));
     if (grad_x.narrow)
       StoreN<kTail>(v, d, reinterpret_cast<T*>(row) + c, n);
     else
-      StoreN<kTail>(v, d, reinterpret_cast<F*>(row) + c, n);
+      StoreN<kTail>(v, d, sums, n);
   }
 
   // What a cell adds to its left and right pixels, above and below.

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Taps in windows: where they lie; and the channel loops of windowed.cpp: one output pixel's taps, in order.
 // A tap reads its grad once, leaves four dots and adds to four corners; in the second derivative it leaves
-// four dots with gg_x too and writes its row of grad_grad. Included once per target.
+// four dots with gg_x too and writes its row of grad_grad; where samples are wanted, that replaces its grad.
+// Included once per target.
 #if defined(TAPFIELD_CPU_WINDOW_TAPS_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef TAPFIELD_CPU_WINDOW_TAPS_H_
 #undef TAPFIELD_CPU_WINDOW_TAPS_H_
@@ -15,6 +16,9 @@
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
+// What a tap writes beside dots and sums.
+enum class Row { none, sample, grad_grad };
+
 // The taps of one output pixel and block of groups. What is marked + is of the second derivative alone.
 template <class F>
 struct Taps {
@@ -27,8 +31,8 @@ struct Taps {
   const F* grad;                  // + lane_grad: [group_channels]
   const F* grad_ahead;            // the same of a later pixel
   const std::int64_t* lane_grad;  // [lanes]
-  F* grad_grad;                   // + lane_grad_grad: [group_channels] +
-  const std::int64_t* lane_grad_grad;
+  F* row;                         // + lane_row: [group_channels], of grad_grad or of grad itself
+  const std::int64_t* lane_row;
   const char* offsets_ahead[3];  // planes of offsets and grad_offsets, of a later pixel; null: not fetched
   const char* grad_offsets_ahead[3];
   std::int64_t offset_size, grad_offset_size;  // of their elements
@@ -53,8 +57,9 @@ HWY_INLINE void FetchAhead(const Taps<F>& t, std::int64_t l) {
   }
 }
 
-template <int kChannels, bool kTail, bool kSecond, class F>
+template <int kChannels, bool kTail, Row kRow, class F>
 void TapsOfPixels(const Taps<F>& taps) {
+  constexpr bool kSecond = kRow == Row::grad_grad;
   const hn::CappedTag<F, kChannels> d;
   using V = hn::Vec<decltype(d)>;
   constexpr int kLanes = hn::MaxLanes(d), kVectors = kChannels / kLanes;
@@ -78,11 +83,12 @@ void TapsOfPixels(const Taps<F>& taps) {
           if constexpr (kSecond) {
             const auto u_k = hn::Load(d, t.u + t.cells[l + j] + at);
             dots_u[k] = v ? hn::MulAdd(g, u_k, dots_u[k]) : hn::Mul(g, u_k);
-            out = hn::MulAdd(hn::Set(d, t.u_weights[4 * (l + j) + k]), u_k, hn::MulAdd(w_k, x_k, out));
+            out = hn::MulAdd(hn::Set(d, t.u_weights[4 * (l + j) + k]), u_k, out);
           }
+          if constexpr (kRow != Row::none) out = hn::MulAdd(w_k, x_k, out);
         }
-        if (kSecond && l + j < t.lanes) {
-          F* row = t.grad_grad + t.lane_grad_grad[l + j] + v * kLanes;
+        if (kRow != Row::none && l + j < t.lanes) {
+          F* row = t.row + t.lane_row[l + j] + v * kLanes;
           is_tail ? StoreN<kTail>(out, d, row, t.tail) : hn::StoreU(out, d, row);
         }
       }
@@ -164,8 +170,9 @@ HWY_INLINE void PutDots(D d, hn::Vec<D> (&dots)[kCount], F* to) {
   for (int v = 0; v < vectors; ++v) hn::StoreU(dots[v], d, to + v * static_cast<int>(hn::Lanes(d)));
 }
 
-template <int kChannels, bool kTail, bool kSecond, class F>
+template <int kChannels, bool kTail, Row kRow, class F>
 void TapsOfQuads(const Taps<F>& taps) {
+  constexpr bool kSecond = kRow == Row::grad_grad;
   const Taps<F> t = taps;  // sums may not alias it
   const hn::CappedTag<F, 4 * kChannels> d;
   using V = hn::Vec<decltype(d)>;
@@ -186,12 +193,12 @@ void TapsOfQuads(const Taps<F>& taps) {
         if constexpr (kSecond) {
           const auto u_v = hn::Load(d, t.u + t.cells[l + j] + at);
           dots_u[j * kVectors + v] = hn::Mul(g, u_v);
-          out = hn::MulAdd(RepeatWeights<kChannels>(d, t.u_weights + 4 * (l + j), v), u_v,
-                           hn::MulAdd(w_v, x_v, out));
+          out = hn::MulAdd(RepeatWeights<kChannels>(d, t.u_weights + 4 * (l + j), v), u_v, out);
         }
+        if constexpr (kRow != Row::none) out = hn::MulAdd(w_v, x_v, out);
       }
-      if (kSecond && l + j < t.lanes)
-        FoldCorners<kChannels, kTail>(d, out, t.grad_grad + t.lane_grad_grad[l + j], t.channels);
+      if (kRow != Row::none && l + j < t.lanes)
+        FoldCorners<kChannels, kTail>(d, out, t.row + t.lane_row[l + j], t.channels);
     }
     PutDots<kChannels>(d, dots, t.dots + 4 * l);
     if constexpr (kSecond) PutDots<kChannels>(d, dots_u, t.dots_u + 4 * l);
@@ -201,21 +208,21 @@ void TapsOfQuads(const Taps<F>& taps) {
 template <class F>
 using TapsFunction = void (*)(const Taps<F>&);
 
-template <class F, int kChannels, bool kTail, bool kSecond>
+template <class F, int kChannels, bool kTail, Row kRow>
 constexpr TapsFunction<F> taps_function() {
   if constexpr (kChannels * sizeof(F) <= 16)
-    return TapsOfQuads<kChannels, kTail, kSecond, F>;
+    return TapsOfQuads<kChannels, kTail, kRow, F>;
   else
-    return TapsOfPixels<kChannels, kTail, kSecond, F>;
+    return TapsOfPixels<kChannels, kTail, kRow, F>;
 }
 
-template <class F, bool kSecond>
+template <class F, Row kRow>
 TapsFunction<F> ChooseTaps(const Layout& layout, std::int64_t channels) {
   const bool tail = layout.channels != channels;
   return for_channels(layout.channels, [&](auto padded) -> TapsFunction<F> {
     constexpr int kChannels = decltype(padded)::value;
-    return tail ? taps_function<F, kChannels, (kChannels > 2), kSecond>()
-                : taps_function<F, kChannels, false, kSecond>();
+    return tail ? taps_function<F, kChannels, (kChannels > 2), kRow>()
+                : taps_function<F, kChannels, false, kRow>();
   });
 }
 

@@ -106,7 +106,9 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
           s.wo0 = wo + c, s.count = std::min(t.pixels, last - c);
           locate(p, s);
           const bool outliers = FindCells<F>(slot, windows.pitch, scratch.layout.cell(), dump);
+          if (outliers && p.samples) Tensors::template MoveOutliers<true>(slot, g0 * channels, dump);
           RunStrip(block, windows, slot, wo, columns, (band * t.rows + rows) - 1);
+          if (outliers && p.samples) Tensors::template MoveOutliers<false>(slot, g0 * channels, dump);
           if (outliers) Tensors::List(i, band, tile, block, slot, dump);
           finish(p, s, slot.dots, slot.dots_u, s.pitch);
         }
@@ -126,10 +128,13 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
   void Flush(Slot& slot, std::int64_t c0, std::int64_t c1) const {
     Strip<F>& s = slot.strip;
     flush(p, s);
-    for (std::int64_t kh = 0; kSecond && !scratch.direct_grad_grad && kh < p.kh; ++kh)
-      store_taps(p.grad_grad, p.kw, s.n, s.ho, kh, s.fetched_wo0, s.fetched_count, c0, c1,
-                 slot.grad_grad + kh * tiling().fetched * p.kw * scratch.width, scratch.width,
-                 slot.narrow_grad);
+    const auto store = [&](const View& view, const F* rows) {
+      for (std::int64_t kh = 0; kh < p.kh; ++kh)
+        store_taps(view, p.kw, s.n, s.ho, kh, s.fetched_wo0, s.fetched_count, c0, c1,
+                   rows + kh * tiling().fetched * p.kw * scratch.width, scratch.width, slot.narrow_grad);
+    };
+    if (kSecond && !scratch.direct_grad_grad) store(p.grad_grad, slot.grad_grad);
+    if (p.samples && !scratch.direct_grad) store(p.grad, slot.grad);
   }
 
   // The taps of a located strip. The tile has `columns` pixels a row, the first in column wo; its last row is
@@ -138,11 +143,16 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
                 std::int64_t columns, std::int64_t last_ho) const {
     const Strip<F>& s = slot.strip;
     const std::int64_t c0 = tiling().block_begin(block) * p.group_channels();
-    const TapsFunction<F> run = ChooseTaps<F, kSecond>(scratch.layout, p.group_channels());
+    const auto choose = [&](auto row) {
+      return ChooseTaps<F, decltype(row)::value>(scratch.layout, p.group_channels());
+    };
+    const TapsFunction<F> run = kSecond     ? choose(std::integral_constant<Row, Row::grad_grad>())
+                                : p.samples ? choose(std::integral_constant<Row, Row::sample>())
+                                            : choose(std::integral_constant<Row, Row::none>());
     Taps<F> t{};
     t.x = windows.x, t.u = slot.u, t.sums = windows.sums, t.below = windows.pitch;
-    t.lane_grad = slot.lane_grad, t.lane_grad_grad = slot.lane_grad_grad, t.planes = p.planes(),
-    t.lanes = s.lanes;
+    t.lane_grad = slot.lane_grad, t.lane_row = kSecond ? slot.lane_grad_grad : slot.lane_grad;
+    t.planes = p.planes(), t.lanes = s.lanes;
     t.offset_size = p.offsets.adjacent() ? size_of(p.offsets.dtype) : 0;
     t.grad_offset_size = p.grad_offsets.adjacent() ? size_of(p.grad_offsets.dtype) : 0;
     // Vectors are no wider than the padded channels (TapsOfPixels; quads pad their channels themselves).
@@ -172,8 +182,9 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
         t.grad_ahead = reinterpret_cast<const F*>(p.grad.tap(s.n, grad_at.ho, 0, grad_at.wo, 0, c0));
       t.cells = slot.cells + i * s.pitch, t.weights = Tensors::weights(s) + 4 * i * s.pitch,
       t.dots = slot.dots + 4 * i * s.pitch;
+      if (p.samples) t.row = const_cast<F*>(t.grad);
       if constexpr (kSecond) {
-        t.grad_grad = Tensors::GradGradOf(slot, i, c0);
+        t.row = Tensors::GradGradOf(slot, i, c0);
         t.u_weights = s.weights + 4 * i * s.pitch, t.dots_u = slot.dots_u + 4 * i * s.pitch;
       }
       run(t);
@@ -244,7 +255,7 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
       if (scratch.x) load_row(p.x, n0 + i, h, 0, p.w, 0, p.c, scratch.x + row * p.w * p.c, p.c, narrowed);
       if (scratch.u) load_row(p.gg_x, n0 + i, h, 0, p.w, 0, p.c, scratch.u + row * p.w * p.c, p.c, narrowed);
       const Image<F> to = sums(i, 0);
-      for (std::int64_t w = 0; w < p.w; ++w) std::fill_n(to.at(h, w), p.c, F{0});
+      for (std::int64_t w = 0; !p.adds && w < p.w; ++w) std::fill_n(to.at(h, w), p.c, F{0});
     });
     plan.apart ? RunApart() : RunRounds();
     const std::int64_t blocks = tiling().blocks;

@@ -72,6 +72,7 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
     // [pitch]: where a lane's grad lies, from the pixel's and block's first; +lane_grad_grad
     std::int64_t *lane_grad, *lane_grad_grad;
     std::int32_t *h, *w, *rows, *columns, *base;  // [pitch]: a lane's window
+    F* kept;                                      // [taps][group_channels]: grad of outliers
     Slot(Carver& carver, const Problem& p, const WindowsScratch& s)
         : strip(carver, p, s.lanes, s.taps, s.fetched) {
       room = 0;
@@ -91,6 +92,7 @@ struct WindowsScratch : Slotted<WindowsScratch<F>> {
       lane_grad_grad = carver.take<std::int64_t>(strip.pitch);
       for (std::int32_t** table : {&h, &w, &rows, &columns, &base})
         *table = carver.take<std::int32_t>(strip.pitch);
+      kept = carver.take<F>(p.samples ? s.taps * p.group_channels() : 0);
     }
   };
   WindowsScratch(Carver carver, const Problem& p, int slot_count, std::size_t* used)

@@ -162,6 +162,7 @@ def test_any_strides():
             "some_images", input=(5, 32, 48, 48), co=3, ksize=(7, 7), padding=(3, 3)
         ),  # 29 MB: bands of 2, 2, 1
         Layer("groups_in_bands", input=(1, 32, 80, 80), co=4, ksize=(7, 7), padding=(3, 3), groups=2),
+        Layer("wide_in_bands", input=(1, 40, 72, 72), co=3, ksize=(7, 7), padding=(3, 3)),
     ],
     ids=ids,
 )
@@ -177,6 +178,45 @@ def test_bands(layer, channels_last):
     _, their_grads = gradients(theirs, layer.tensors(), layer)
     for got, w in zip(my_grads, their_grads, strict=True):
         assert_near(got, w, terms(layer))
+
+
+# ------ Samples that take the place of columns' gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer("quads", input=(2, 6, 40, 40), co=3, offset_groups=2),
+        Layer("pixels", input=(2, 24, 40, 40), co=3, offset_groups=2),
+        Layer("wide", input=(1, 40, 40, 40), co=3),
+        Layer("scattered", input=(1, 8, 64, 64), co=3, offset_groups=2, spread=40.0),
+        Layer("scattered_on_a_large_map", input=(1, 24, 240, 160), co=3, spread=40.0),
+    ],
+    ids=ids,
+)
+def test_grad_weight_with_the_others(layer, dtype):
+    """grad_weight beside all gradients as alone, for taps near their pixels, a few far away, some dead."""
+    input, offset, weight, _, mask = layer.tensors(dtype)
+    kind = torch.randint(50, offset.shape, generator=torch.Generator().manual_seed(2))
+    offset = torch.where(kind == 0, 25.0, torch.where(kind == 1, float("nan"), offset.double())).to(dtype)
+    grad = layer.grad(dtype)
+    call = lambda samples: torch.ops.tapfield.deform_conv2d_backward(
+        grad, input, offset, weight, mask, **layer.how, samples=samples
+    )
+    together, alone = call(True), call(False)
+    exact = torch.ops.tapfield.deform_conv2d_backward(
+        *(t.double() for t in (grad, input, offset, weight, mask)), **layer.how
+    )
+    n, pixels, eps = layer.input[0], math.prod(layer.output), torch.finfo(dtype).eps
+    bound = (4 * n * pixels * max(2.0**-52, min(eps, 2.0**-23)) + 4 * eps) * 8 * float(exact[2].abs().max())
+    assert (together[2].double() - alone[2].double()).abs().max() <= bound
+    assert (together[2].double() - exact[2]).abs().max() <= bound
+    only = torch.ops.tapfield.deform_conv2d_backward(
+        grad, input, offset, weight, mask, **layer.how, products=False
+    )
+    for i in 0, 1, 3:  # what replaces the gradient of columns changes none of the others
+        assert torch.equal(together[i], only[i])
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
