@@ -6,10 +6,10 @@
 // grad_grad), four scaled adds to the window of sums, and the pixel strip's grad_offsets at once; at the end
 // of a tile the sums are added to grad_x. Docs: docs/operators.md, "Gradient" and "Second derivative".
 //
-// Taps outside their window are listed and added last. Where windows would hold more cells than there are
-// taps, the offsets are scattered: then a window is the whole map, a few groups at a time; or, where that is
-// too large and groups have more than 16 channels, the call is left to binned.cpp, which takes a quarter of
-// the time.
+// Taps outside their window are listed and added last; where samples are to take grad's place (of a layer),
+// so do theirs then. Where windows would hold more cells than there are taps, the offsets are scattered: then
+// a window is the whole map, a few groups at a time; or, where that is too large and groups have more than 16
+// channels, the call is left to binned.cpp, which takes a quarter of the time.
 //
 // Moves: grad, x and offsets once, offsets' sample once more; x and grad_x again, from cache, where windows
 // overlap. Deterministic: pieces (some tiles in a row) whose windows share no pixel of grad_x run side by

@@ -130,6 +130,19 @@ inline std::vector<const Row*> kernels(DeviceType device = DeviceType::cpu) {
   return r;
 }
 
+// The windows are for groups of 32 channels at most; every other row takes every case.
+inline bool takes(const Row& row, const Case& c) {
+  return row.name != std::string("cpu.windows") || c.x[3] / c.groups <= 32;
+}
+
+// Of a test of a row on a case.
+inline std::string param_name(const Row& row, const Case& c) {
+  std::string s = std::string(row.name) + "_" + name_of(row.pass) + "_" + c.name;
+  for (char& ch : s)
+    if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
+  return s;
+}
+
 // The table but for the benchmarks'; with those marked large or without.
 inline std::vector<Case> small_cases(bool with_large = false) {
   std::vector<Case> r;

@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 #include <hwy/targets.h>
 
-#include <string_view>
-
 #include "agreement.h"
 
 namespace tapfield::testing {
@@ -24,25 +22,12 @@ struct Param {
   Case c;
 };
 
-// The windows are for groups of 32 channels at most; every other row takes every case.
-bool takes(const Row& row, const Case& c) {
-  return row.name != std::string_view("cpu.windows") || c.x[3] / c.groups <= 32;
-}
-
 std::vector<Param> params() {
   std::vector<Param> r;
   for (const Row* row : kernels())
     for (const Case& c : small_cases(/*with_large=*/true))
       if (takes(*row, c)) r.push_back({row, c});
   return r;
-}
-
-std::string param_name(const ::testing::TestParamInfo<Param>& info) {
-  std::string s =
-      std::string(info.param.row->name) + "_" + name_of(info.param.row->pass) + "_" + info.param.c.name;
-  for (char& ch : s)
-    if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
-  return s;
 }
 
 class Kernel : public ::testing::TestWithParam<Param> {
@@ -90,7 +75,8 @@ TEST_P(Kernel, TakesViews) {
   for_views(GetParam().c, GetParam().row->pass, [this](const auto&... with) { agree(with...); });
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, Kernel, ::testing::ValuesIn(params()), param_name);
+INSTANTIATE_TEST_SUITE_P(Rows, Kernel, ::testing::ValuesIn(params()),
+                         [](const auto& info) { return param_name(*info.param.row, info.param.c); });
 
 }  // namespace
 }  // namespace tapfield::testing
