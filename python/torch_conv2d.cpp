@@ -15,8 +15,8 @@ namespace {
 
 // Columns that only a product reads are made in bands that stay in cache, but several times as large as the
 // weight, which the product packs anew for each: with 4, 8, 16, 64 MiB case b forward takes 80, 76, 70, 72
-// ms; the others do not mind. Those of grad_input in bands as large as may be, as its kernel may sort taps: in
-// bands of 16 MiB it takes 28 instead of 19 ms in a; c and e do not mind.
+// ms; the others do not mind. Those of grad_input in bands as large as may be, as its kernel may sort taps:
+// in bands of 16 MiB it takes 28 instead of 19 ms in a; c and e do not mind.
 constexpr int64_t kProductBytes = 16 << 20;
 constexpr int64_t kSampleBytes = 64 << 20;
 
