@@ -17,7 +17,7 @@ HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
 // What a tap writes beside dots and sums.
-enum class Row { none, sample, grad_grad };
+enum class Written { nothing, sample, grad_grad };
 
 // The taps of one output pixel and block of groups. What is marked + is of the second derivative alone.
 template <class F>
@@ -57,9 +57,9 @@ HWY_INLINE void FetchAhead(const Taps<F>& t, std::int64_t l) {
   }
 }
 
-template <int kChannels, bool kTail, Row kRow, class F>
+template <int kChannels, bool kTail, Written kWritten, class F>
 void TapsOfPixels(const Taps<F>& taps) {
-  constexpr bool kSecond = kRow == Row::grad_grad;
+  constexpr bool kSecond = kWritten == Written::grad_grad;
   const hn::CappedTag<F, kChannels> d;
   using V = hn::Vec<decltype(d)>;
   constexpr int kLanes = hn::MaxLanes(d), kVectors = kChannels / kLanes;
@@ -85,9 +85,9 @@ void TapsOfPixels(const Taps<F>& taps) {
             dots_u[k] = v ? hn::MulAdd(g, u_k, dots_u[k]) : hn::Mul(g, u_k);
             out = hn::MulAdd(hn::Set(d, t.u_weights[4 * (l + j) + k]), u_k, out);
           }
-          if constexpr (kRow != Row::none) out = hn::MulAdd(w_k, x_k, out);
+          if constexpr (kWritten != Written::nothing) out = hn::MulAdd(w_k, x_k, out);
         }
-        if (kRow != Row::none && l + j < t.lanes) {
+        if (kWritten != Written::nothing && l + j < t.lanes) {
           F* row = t.row + t.lane_row[l + j] + v * kLanes;
           is_tail ? StoreN<kTail>(out, d, row, t.tail) : hn::StoreU(out, d, row);
         }
@@ -170,9 +170,9 @@ HWY_INLINE void PutDots(D d, hn::Vec<D> (&dots)[kCount], F* to) {
   for (int v = 0; v < vectors; ++v) hn::StoreU(dots[v], d, to + v * static_cast<int>(hn::Lanes(d)));
 }
 
-template <int kChannels, bool kTail, Row kRow, class F>
+template <int kChannels, bool kTail, Written kWritten, class F>
 void TapsOfQuads(const Taps<F>& taps) {
-  constexpr bool kSecond = kRow == Row::grad_grad;
+  constexpr bool kSecond = kWritten == Written::grad_grad;
   const Taps<F> t = taps;  // sums may not alias it
   const hn::CappedTag<F, 4 * kChannels> d;
   using V = hn::Vec<decltype(d)>;
@@ -195,9 +195,9 @@ void TapsOfQuads(const Taps<F>& taps) {
           dots_u[j * kVectors + v] = hn::Mul(g, u_v);
           out = hn::MulAdd(RepeatWeights<kChannels>(d, t.u_weights + 4 * (l + j), v), u_v, out);
         }
-        if constexpr (kRow != Row::none) out = hn::MulAdd(w_v, x_v, out);
+        if constexpr (kWritten != Written::nothing) out = hn::MulAdd(w_v, x_v, out);
       }
-      if (kRow != Row::none && l + j < t.lanes)
+      if (kWritten != Written::nothing && l + j < t.lanes)
         FoldCorners<kChannels, kTail>(d, out, t.row + t.lane_row[l + j], t.channels);
     }
     PutDots<kChannels>(d, dots, t.dots + 4 * l);
@@ -208,21 +208,21 @@ void TapsOfQuads(const Taps<F>& taps) {
 template <class F>
 using TapsFunction = void (*)(const Taps<F>&);
 
-template <class F, int kChannels, bool kTail, Row kRow>
+template <class F, int kChannels, bool kTail, Written kWritten>
 constexpr TapsFunction<F> taps_function() {
   if constexpr (kChannels * sizeof(F) <= 16)
-    return TapsOfQuads<kChannels, kTail, kRow, F>;
+    return TapsOfQuads<kChannels, kTail, kWritten, F>;
   else
-    return TapsOfPixels<kChannels, kTail, kRow, F>;
+    return TapsOfPixels<kChannels, kTail, kWritten, F>;
 }
 
-template <class F, Row kRow>
+template <class F, Written kWritten>
 TapsFunction<F> ChooseTaps(const Layout& layout, std::int64_t channels) {
   const bool tail = layout.channels != channels;
   return for_channels(layout.channels, [&](auto padded) -> TapsFunction<F> {
     constexpr int kChannels = decltype(padded)::value;
-    return tail ? taps_function<F, kChannels, (kChannels > 2), kRow>()
-                : taps_function<F, kChannels, false, kRow>();
+    return tail ? taps_function<F, kChannels, (kChannels > 2), kWritten>()
+                : taps_function<F, kChannels, false, kWritten>();
   });
 }
 

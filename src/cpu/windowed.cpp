@@ -143,12 +143,12 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
                 std::int64_t columns, std::int64_t last_ho) const {
     const Strip<F>& s = slot.strip;
     const std::int64_t c0 = tiling().block_begin(block) * p.group_channels();
-    const auto choose = [&](auto row) {
-      return ChooseTaps<F, decltype(row)::value>(scratch.layout, p.group_channels());
+    const auto choose = [&](auto written) {
+      return ChooseTaps<F, decltype(written)::value>(scratch.layout, p.group_channels());
     };
-    const TapsFunction<F> run = kSecond     ? choose(std::integral_constant<Row, Row::grad_grad>())
-                                : p.samples ? choose(std::integral_constant<Row, Row::sample>())
-                                            : choose(std::integral_constant<Row, Row::none>());
+    const TapsFunction<F> run = kSecond     ? choose(std::integral_constant<Written, Written::grad_grad>())
+                                : p.samples ? choose(std::integral_constant<Written, Written::sample>())
+                                            : choose(std::integral_constant<Written, Written::nothing>());
     Taps<F> t{};
     t.x = windows.x, t.u = slot.u, t.sums = windows.sums, t.below = windows.pitch;
     t.lane_grad = slot.lane_grad, t.lane_row = kSecond ? slot.lane_grad_grad : slot.lane_grad;
