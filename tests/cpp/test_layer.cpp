@@ -33,8 +33,10 @@ class LayerCall {
     }
     p.samples = samples, p.adds = adds;
     if (row.why_not(p)) return false;
-    const Workers workers(Execution{}, p.y_elements());
-    const Scratch scratch(row.workspace(p, workers.slots()), Execution{});
+    Execution execution;
+    execution.threads = 2;
+    const Workers workers(execution, p.y_elements());
+    const Scratch scratch(row.workspace(p, workers.slots()), execution);
     row.run(p, workers, scratch.block());
     return true;
   }
