@@ -203,16 +203,6 @@ class Columns {
         packed_(input_.adjacent() || bands.whole_images() ? 0 : bands.l.p.h * bands.l.p.w * bands.l.p.c,
                 bands.size) {}
 
-  // Before a band's problem: an image in several bands is packed once, with the first.
-  void pack(const Band& b) const {
-    const Problem& p = bands_.l.p;
-    if (!packed_.data() || b.ho0) return;
-    View image = input_;
-    image.data = input_.at(b.n0, 0, 0, 0);
-    cpu::pack_image(Workers(bands_.execution, bands_.l.p.y_elements()), image, 0, p.h, p.w, 0, p.c,
-                    packed_.data(), p.c);
-  }
-
   TorchTensor matrix_of(const Band& b) const {
     return matrix(buffer_.data(), bands_.pixels(b), bands_.row, bands_.row, 1, bands_.l.type);
   }
@@ -233,11 +223,15 @@ class Columns {
     return v;
   }
 
-  // The sampling of a band: of a map whose first output row is ho0.
+  // The sampling of a band: of a map whose first output row is ho0. An image in several bands is packed once,
+  // with the first.
   Problem problem(Pass pass, const Band& b) const {
     Problem p = bands_.l.p;
     p.pass = pass, p.n = b.n, p.ho = b.ho, p.top -= b.ho0 * p.stride_h;
     p.x = input_, p.x.data = input_.at(b.n0, 0, 0, 0);
+    if (packed_.data() && b.ho0 == 0)
+      cpu::pack_image(Workers(bands_.execution, bands_.l.p.y_elements()), p.x, 0, p.h, p.w, 0, p.c,
+                      packed_.data(), p.c);
     if (packed_.data())
       p.x.data = packed_.data(), p.x.c = 1, p.x.w = p.c, p.x.h = p.w * p.c, p.x.n = p.h * p.x.h;
     planes_of(b, offset_, mask_, p.offsets_planes);
@@ -247,7 +241,6 @@ class Columns {
 
   // Fills in the columns.
   void sample(const Band& b) const {
-    pack(b);
     Problem p = problem(Pass::forward, b);
     p.y = view(b);
     run(p, DeviceType::cpu, bands_.execution);

@@ -277,7 +277,6 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor, TorchTensor> deform_conv2d_bac
           copy(columns.image(b), Grouped(l, taps).backward(bands.image(grad, b), columns.image(b), false));
         else
           multiply(*rows, taps, columns.matrix_of(b));
-        columns.pack(b);
         Problem p = columns.problem(Pass::grad, b);
         p.grad = columns.view(b), p.samples = products;
         input_sum->target(b, p);

@@ -46,9 +46,9 @@ struct WindowedTensors {
   auto u(std::int64_t i, std::int64_t c) const { return image<const F>(scratch.u, p.gg_x, i, c); }
   auto sums(std::int64_t i, std::int64_t c) const { return image<F>(scratch.sums, p.grad_x, i, c); }
   // A strip's pixel `i`: from where lane_grad and lane_grad_grad count. c0: the block's first channel.
-  const F* GradOf(const Slot& slot, std::int64_t i, std::int64_t c0) const {
+  F* GradOf(const Slot& slot, std::int64_t i, std::int64_t c0) const {
     const Strip<F>& s = slot.strip;
-    return scratch.direct_grad ? reinterpret_cast<const F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
+    return scratch.direct_grad ? reinterpret_cast<F*>(p.grad.tap(s.n, s.ho, 0, s.wo0 + i, 0, c0))
                                : slot.grad + (s.wo0 - s.fetched_wo0 + i) * p.kw * scratch.width;
   }
   F* GradGradOf(const Slot& slot, std::int64_t i, std::int64_t c0) const {
@@ -79,7 +79,7 @@ struct WindowedTensors {
     for (std::int64_t j = 0; j < s.count; ++j)
       for (std::int64_t l = 0; l < s.lanes; ++l) {
         if (slot.cells[j * s.pitch + l] != dump || s.h0[j * s.pitch + l] == kDead) continue;
-        F* grad = const_cast<F*>(GradOf(slot, j, c0)) + slot.lane_grad[l];
+        F* grad = GradOf(slot, j, c0) + slot.lane_grad[l];
         std::copy_n(kKeep ? grad : kept, p.group_channels(), kKeep ? kept : grad);
         kept += p.group_channels();
       }

@@ -177,12 +177,11 @@ struct WindowedBatch : WindowedTensors<F, kSecond> {
         t.offsets_ahead[q] = p.offsets.at(s.n, offsets_at.ho, offsets_at.wo, channel);
         t.grad_offsets_ahead[q] = p.grad_offsets.at(s.n, grad_at.ho, grad_at.wo, channel);
       }
-      t.grad = t.grad_ahead = Tensors::GradOf(slot, i, c0);
+      t.grad = t.grad_ahead = t.row = Tensors::GradOf(slot, i, c0);
       if (scratch.direct_grad)
         t.grad_ahead = reinterpret_cast<const F*>(p.grad.tap(s.n, grad_at.ho, 0, grad_at.wo, 0, c0));
       t.cells = slot.cells + i * s.pitch, t.weights = Tensors::weights(s) + 4 * i * s.pitch,
       t.dots = slot.dots + 4 * i * s.pitch;
-      if (p.samples) t.row = const_cast<F*>(t.grad);
       if constexpr (kSecond) {
         t.row = Tensors::GradGradOf(slot, i, c0);
         t.u_weights = s.weights + 4 * i * s.pitch, t.dots_u = slot.dots_u + 4 * i * s.pitch;

@@ -135,9 +135,13 @@ inline bool takes(const Row& row, const Case& c) {
   return row.name != std::string("cpu.windows") || c.x[3] / c.groups <= 32;
 }
 
-// Of a test of a row on a case.
-inline std::string param_name(const Row& row, const Case& c) {
-  std::string s = std::string(row.name) + "_" + name_of(row.pass) + "_" + c.name;
+// What a test of a row on a case is given, and how it is called.
+struct RowCase {
+  const Row* row;
+  Case c;
+};
+inline std::string name_of(const RowCase& p) {
+  std::string s = std::string(p.row->name) + "_" + name_of(p.row->pass) + "_" + p.c.name;
   for (char& ch : s)
     if (!std::isalnum(static_cast<unsigned char>(ch))) ch = '_';
   return s;

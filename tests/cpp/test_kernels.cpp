@@ -17,20 +17,15 @@ constexpr int kThreads = 1;
 
 constexpr DType kDtypes[] = {DType::float16, DType::bfloat16, DType::float32, DType::float64};
 
-struct Param {
-  const Row* row;
-  Case c;
-};
-
-std::vector<Param> params() {
-  std::vector<Param> r;
+std::vector<RowCase> params() {
+  std::vector<RowCase> r;
   for (const Row* row : kernels())
     for (const Case& c : small_cases(/*with_large=*/true))
       if (takes(*row, c)) r.push_back({row, c});
   return r;
 }
 
-class Kernel : public ::testing::TestWithParam<Param> {
+class Kernel : public ::testing::TestWithParam<RowCase> {
  protected:
   void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
 
@@ -76,7 +71,7 @@ TEST_P(Kernel, TakesViews) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Kernel, ::testing::ValuesIn(params()),
-                         [](const auto& info) { return param_name(*info.param.row, info.param.c); });
+                         [](const auto& info) { return name_of(info.param); });
 
 }  // namespace
 }  // namespace tapfield::testing

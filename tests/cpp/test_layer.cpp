@@ -8,11 +8,6 @@
 namespace tapfield::testing {
 namespace {
 
-struct Param {
-  const Row* row;
-  Case c;
-};
-
 // A gradient as a layer calls it.
 class LayerCall {
  public:
@@ -48,7 +43,7 @@ class LayerCall {
   }
 };
 
-class Layer : public ::testing::TestWithParam<Param> {};
+class Layer : public ::testing::TestWithParam<RowCase> {};
 
 TEST_P(Layer, SamplesTakeThePlaceOfGradAndSumsAddUp) {
   const auto& [row, c] = GetParam();
@@ -75,8 +70,8 @@ TEST_P(Layer, SamplesTakeThePlaceOfGradAndSumsAddUp) {
   EXPECT_GT(ran, 0);
 }
 
-std::vector<Param> params() {
-  std::vector<Param> r;
+std::vector<RowCase> params() {
+  std::vector<RowCase> r;
   for (const Row* row : kernels())
     for (const Case& c : small_cases(/*with_large=*/true))
       if (row->pass == Pass::grad && takes(*row, c) && c.x[0]) r.push_back({row, c});
@@ -84,7 +79,7 @@ std::vector<Param> params() {
 }
 
 INSTANTIATE_TEST_SUITE_P(Rows, Layer, ::testing::ValuesIn(params()),
-                         [](const auto& info) { return param_name(*info.param.row, info.param.c); });
+                         [](const auto& info) { return name_of(info.param); });
 
 }  // namespace
 }  // namespace tapfield::testing
