@@ -58,7 +58,7 @@ struct BinnedBatch {
       for (strip.wo0 = 0; strip.wo0 < p.wo; strip.wo0 += pixels) {
         strip.count = std::min(pixels, p.wo - strip.wo0);
         const std::int64_t from = 4 * (r * p.wo + strip.wo0) * p.lanes();
-        fetch(p, strip);
+        fetch(p, strip, pixels);
         locate(p, strip);
         finish(p, strip, scratch.dots + from, kSecond ? scratch.dots_u + from : nullptr, p.lanes());
         flush(p, strip);

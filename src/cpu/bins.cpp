@@ -25,7 +25,7 @@ void key_row(const Problem& p, const BinScratch<F>& scratch, Strip<F>& strip, st
   strip.lanes = p.lanes();
   for (strip.wo0 = 0; strip.wo0 < p.wo; strip.wo0 += pixels) {
     strip.count = std::min(pixels, p.wo - strip.wo0);
-    fetch(p, strip);
+    fetch(p, strip, pixels);
     locate(p, strip);
     std::int64_t tap = ((image * p.ho + strip.ho) * p.wo + strip.wo0) * p.lanes();
     for (std::int64_t i = 0; i < strip.count; ++i) {

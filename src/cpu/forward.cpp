@@ -208,9 +208,10 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
           const View& view = apart ? p.offsets_planes[q] : p.offsets;
           const std::int64_t first = apart ? 0 : q * p.lanes(), last = first + p.lanes();
           if constexpr (std::is_same_v<O, float>)  // a mask of 16 bits beside float32 offsets is widened
-            load_row(view, n, ho, wo0, count, first, last, reinterpret_cast<float*>(to), pitch, slot.narrow);
+            load_row(view, n, ho, wo0, count, first, last, reinterpret_cast<float*>(to), pitch, slot.narrow,
+                     plan.pixels);
           else
-            pack_row(view, n, ho, wo0, count, first, last, to, pitch);
+            pack_row(view, n, ho, wo0, count, first, last, to, pitch, false, plan.pixels);
           planes[q] = reinterpret_cast<const O*>(to);
         }
       const auto locate = [&](std::int64_t i) HWY_ATTR {

@@ -273,13 +273,13 @@ Planes<const F> read_only(const Planes<F>& r) {
 }
 
 template <class F>
-void fetch_planes(const Problem& p, const View& view, const View* apart, const Strip<F>& s,
-                  F* const room[3]) {
+void fetch_planes(const Problem& p, const View& view, const View* apart, const Strip<F>& s, F* const room[3],
+                  std::int64_t next) {
   for (std::int64_t q = 0; q < p.planes(); ++q) {
     const std::int64_t c0 = (apart ? 0 : q * p.lanes()) + s.lane0;
     if (view.data)
       load_row(apart ? apart[q] : view, s.n, s.ho, s.wo0, s.count, c0, c0 + s.lanes, room[q], s.pitch,
-               s.buffer);
+               s.buffer, next);
     else
       std::memset(room[q], 0, static_cast<std::size_t>(s.count * s.pitch) * sizeof(F));
   }
@@ -312,11 +312,11 @@ Strip<F>::Strip(Carver& carver, const Problem& p, std::int64_t most, std::int64_
 }
 
 template <class F>
-void fetch(const Problem& p, Strip<F>& s) {
+void fetch(const Problem& p, Strip<F>& s, std::int64_t next) {
   s.fetched_wo0 = s.wo0, s.fetched_count = s.count;
   if (!in_place<F>(p.offsets, p.offsets_planes))
-    fetch_planes(p, p.offsets, planes_apart(p.offsets_planes), s, s.planes);
-  if (s.second) fetch_planes(p, p.gg_offsets, nullptr, s, s.gg);  // in whole vectors, and maybe absent
+    fetch_planes(p, p.offsets, planes_apart(p.offsets_planes), s, s.planes, next);
+  if (s.second) fetch_planes(p, p.gg_offsets, nullptr, s, s.gg, next);  // in whole vectors, and maybe absent
 }
 
 template <class F>
@@ -359,8 +359,8 @@ void flush(const Problem& p, Strip<F>& s) {
 
 template struct Strip<float>;
 template struct Strip<double>;
-template void fetch(const Problem&, Strip<float>&);
-template void fetch(const Problem&, Strip<double>&);
+template void fetch(const Problem&, Strip<float>&, std::int64_t);
+template void fetch(const Problem&, Strip<double>&, std::int64_t);
 template void locate(const Problem&, Strip<float>&);
 template void locate(const Problem&, Strip<double>&);
 template void finish(const Problem&, Strip<float>&, const float*, const float*, std::int64_t);

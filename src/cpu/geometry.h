@@ -49,9 +49,9 @@ struct Strip {
 };
 
 // Reads the strip's offsets (and gg_offsets, absent = 0) where locate cannot read them in place. Strips
-// inside it can then be located and finished one after another; flush() follows.
+// inside it can then be located and finished one after another; flush() follows. next: as in pack_row.
 template <class F>
-void fetch(const Problem& p, Strip<F>& strip);
+void fetch(const Problem& p, Strip<F>& strip, std::int64_t next = 0);
 
 // Fills in h0, w0, lh, lw, m and weights, and second where there is room, of a strip fetched.
 template <class F>

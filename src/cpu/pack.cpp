@@ -112,7 +112,8 @@ HWY_INLINE void TransposeTile(D d, const E* src, std::int64_t src_stride, E* dst
 
 // dst[j * dst_stride + i] = src[i * src_stride + j], i < rows, j < columns. kFarSource: src's rows lie far
 // apart and go block by block, else dst's; blocks are a line wide, and the next one's lines, after the last
-// those `next` elements on, are fetched meanwhile.
+// those `next` elements on, are fetched meanwhile. A block of rows of one or two lines is done before lines
+// arrive: there all fetched are those `next` elements on.
 template <bool kFarSource, class E>
 void TransposeT(const E* src, std::int64_t src_stride, std::int64_t rows, std::int64_t columns, E* dst,
                 std::int64_t dst_stride, std::int64_t next) {
@@ -121,10 +122,12 @@ void TransposeT(const E* src, std::int64_t src_stride, std::int64_t rows, std::i
   const std::int64_t far = kFarSource ? rows : columns, near = kFarSource ? columns : rows;
   const std::int64_t far_stride = kFarSource ? src_stride : dst_stride;
   const E* far_side = kFarSource ? src : dst;
+  const bool narrow = near <= 2 * kLine;
   for (std::int64_t f0 = 0; f0 < far; f0 += kLine) {
     const std::int64_t f1 = f0 + kLine < far ? f0 + kLine : far;
-    const E* ahead = f1 < far ? far_side + f1 * far_stride : far_side + next;
-    const std::int64_t ahead_rows = f1 < far ? (far - f1 < kLine ? far - f1 : kLine) : f1 - f0;
+    const bool block = !narrow && f1 < far;
+    const E* ahead = block ? far_side + f1 * far_stride : far_side + f0 * far_stride + next;
+    const std::int64_t ahead_rows = block && far - f1 < kLine ? far - f1 : f1 - f0;
     for (std::int64_t n0 = 0; n0 < near; n0 += kLine) {
       const std::int64_t n1 = n0 + kLine < near ? n0 + kLine : near;
       for (std::int64_t f = 0; f < ahead_rows; ++f)
@@ -283,7 +286,9 @@ void copy_row(char* strided, std::int64_t stride_w, std::int64_t stride_c, std::
 
 template <bool kPack>
 void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, char* rows, std::int64_t pitch, bool past_cache) {
+              std::int64_t c0, std::int64_t c1, char* rows, std::int64_t pitch, bool past_cache,
+              std::int64_t next) {
+  if (next == 0) next = v.h;
   char* strided = v.at(n, h, w0, c0);
   const std::int64_t size = size_of(v.dtype);
   if (v.adjacent()) {
@@ -294,10 +299,10 @@ void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, st
     return;
   }
   if (v.w == 1 && kPack)
-    return HWY_DYNAMIC_DISPATCH(TransposeFrom)(size, strided, v.c, c1 - c0, count, rows, pitch, v.h,
+    return HWY_DYNAMIC_DISPATCH(TransposeFrom)(size, strided, v.c, c1 - c0, count, rows, pitch, next,
                                                past_cache);
   if (v.w == 1)
-    return HWY_DYNAMIC_DISPATCH(TransposeTo)(size, rows, pitch, count, c1 - c0, strided, v.c, v.h);
+    return HWY_DYNAMIC_DISPATCH(TransposeTo)(size, rows, pitch, count, c1 - c0, strided, v.c, next);
   switch (size) {
     case 2: return copy_row<std::uint16_t, kPack>(strided, v.w, v.c, count, c1 - c0, rows, pitch);
     case 4: return copy_row<std::uint32_t, kPack>(strided, v.w, v.c, count, c1 - c0, rows, pitch);
@@ -308,21 +313,22 @@ void move_row(const View& v, std::int64_t n, std::int64_t h, std::int64_t w0, st
 }  // namespace
 
 void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch, bool past_cache) {
-  move_row<true>(view, n, h, w0, count, c0, c1, static_cast<char*>(dst), pitch, past_cache);
+              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch, bool past_cache,
+              std::int64_t next) {
+  move_row<true>(view, n, h, w0, count, c0, c1, static_cast<char*>(dst), pitch, past_cache, next);
 }
 
 void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
                 std::int64_t c0, std::int64_t c1, const void* src, std::int64_t pitch) {
-  move_row<false>(view, n, h, w0, count, c0, c1, static_cast<char*>(const_cast<void*>(src)), pitch, false);
+  move_row<false>(view, n, h, w0, count, c0, c1, static_cast<char*>(const_cast<void*>(src)), pitch, false, 0);
 }
 
 template <class F>
 void load_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, F* dst, std::int64_t pitch, void* buffer) {
-  if (view.dtype == dtype_of<F>()) return pack_row(view, n, h, w0, count, c0, c1, dst, pitch);
+              std::int64_t c0, std::int64_t c1, F* dst, std::int64_t pitch, void* buffer, std::int64_t next) {
+  if (view.dtype == dtype_of<F>()) return pack_row(view, n, h, w0, count, c0, c1, dst, pitch, false, next);
   const std::int64_t channels = c1 - c0;
-  pack_row(view, n, h, w0, count, c0, c1, buffer, channels);
+  pack_row(view, n, h, w0, count, c0, c1, buffer, channels, false, next);
   const auto* packed = static_cast<const std::uint16_t*>(buffer);
   if (pitch == channels) return widen(packed, view.dtype, count * channels, dst);
   for (std::int64_t i = 0; i < count; ++i)
@@ -359,7 +365,7 @@ void narrow(const F* src, std::int64_t count, DType dtype, void* dst) {
 
 #define TAPFIELD_INSTANTIATE(F)                                                                              \
   template void load_row(const View&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t,  \
-                         std::int64_t, F*, std::int64_t, void*);                                             \
+                         std::int64_t, F*, std::int64_t, void*, std::int64_t);                               \
   template void store_row(const View&, std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, \
                           std::int64_t, const F*, std::int64_t, void*);                                      \
   template void widen(const void*, DType, std::int64_t, F*);                                                 \

@@ -12,9 +12,11 @@ namespace tapfield::cpu {
 constexpr std::int64_t kLinePixels = 16;
 
 // dst[i * pitch + c - c0] = view(n, h, w0 + i, c) for i in [0, count) and c in [c0, c1), in the view's own
-// dtype. past_cache: dst is written past the cache, if it can be, as it is not read soon.
+// dtype. past_cache: dst is written past the cache, if it can be, as it is not read soon. next: what is
+// wanted soon lies so many elements on, 0: in the row below; of planes its lines are fetched meanwhile.
 void pack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch, bool past_cache = false);
+              std::int64_t c0, std::int64_t c1, void* dst, std::int64_t pitch, bool past_cache = false,
+              std::int64_t next = 0);
 
 // The other way.
 void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
@@ -24,7 +26,8 @@ void unpack_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w
 // for count * (c1 - c0) elements.
 template <class F>
 void load_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
-              std::int64_t c0, std::int64_t c1, F* dst, std::int64_t pitch, void* buffer);
+              std::int64_t c0, std::int64_t c1, F* dst, std::int64_t pitch, void* buffer,
+              std::int64_t next = 0);
 template <class F>
 void store_row(const View& view, std::int64_t n, std::int64_t h, std::int64_t w0, std::int64_t count,
                std::int64_t c0, std::int64_t c1, const F* src, std::int64_t pitch, void* buffer);

@@ -68,17 +68,26 @@ void find_windows(const Problem& p, const Tiling& t, Strip<F>& s, std::int64_t n
     std::fill_n(windows, p.groups, whole_map(p));
     return;
   }
-  // A pixel of every step x step, the last row and column's too: 16 of a tile.
-  const std::int64_t step_h = std::max<std::int64_t>((rows + 2) / 4, 1),
-                     step_w = std::max<std::int64_t>((columns + 2) / 4, 1);
+  // 16 pixels of a tile, spread evenly, the last row and column's too: four of each of four rows; of planes,
+  // whose pixels are fetched in lines, eight of each of two.
+  const bool planes = p.offsets_planes[0].data || !p.offsets.adjacent();
+  const std::int64_t most = planes ? t.fetched : 1, in_row = planes ? 8 : 4, in_column = 16 / in_row;
+  const std::int64_t step_h = std::max<std::int64_t>((rows + in_column / 2) / in_column, 1),
+                     step_w = std::max<std::int64_t>((columns + in_row / 2) / in_row, 1);
   for (std::int64_t b = 0; b < t.blocks; ++b) {
     const std::int64_t g0 = t.block_begin(b), g1 = t.block_end(b, p);
     Spread along_h[Tiling::kGroups], along_w[Tiling::kGroups];
-    s.n = n, s.count = 1, s.lane0 = g0 * p.taps(), s.lanes = (g1 - g0) * p.taps();
+    s.n = n, s.lane0 = g0 * p.taps(), s.lanes = (g1 - g0) * p.taps();
     for (std::int64_t i = step_h / 2; i < rows; i += step_h)
-      for (std::int64_t j = step_w / 2; j < columns; j += step_w) {
-        s.ho = ho + i, s.wo0 = wo + j;
-        fetch(p, s);
+      for (std::int64_t j = step_w / 2, fetched = 0; j < columns; j += step_w) {
+        s.ho = ho + i;
+        if (j >= fetched) {
+          const std::int64_t first = j / most * most;
+          fetched = std::min(first + most, columns);
+          s.wo0 = wo + first, s.count = fetched - first;
+          fetch(p, s, t.columns);  // and, meanwhile, of the next tile
+        }
+        s.wo0 = wo + j, s.count = 1;
         locate(p, s);
         std::int64_t l = 0;
         for (std::int64_t g = 0; g < g1 - g0; ++g)
