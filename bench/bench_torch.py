@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times deform_conv2d beside torchvision's on the bench cases, fp32: ./dev bench torch [--case abc] [--threads 1 2].
 
-A row: torchvision's time over ours; ours over its bound; ours; torchvision's. Each time is the median of pairs of
-calls, ours and theirs in turn. Tensors are contiguous NCHW with offsets of deviation 1, as torchvision wants them. The
+A row: torchvision's time over ours; ours over its bound; ours; torchvision's; the bound; of the forward OpenVINO's and
+ONNX Runtime's whole layer over ours. Each time is the median of some calls, ours and theirs in turn. Tensors are
+contiguous NCHW with offsets of deviation 1, as torchvision wants them. The
 bound is the time of the matrix products alone, by the fastest route tried, plus the sampling's bytes at the bandwidth
 of a copy in the same run: of forward x, offsets and columns once; of backward those, and columns, x and offsets once
 more with their gradients. The second table is time per call of what does almost nothing.
 """
 
 import argparse
+import importlib
 import json
 import platform
 import statistics
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -19,6 +22,8 @@ from pathlib import Path
 import torch
 import torchvision
 from tapfield.torch import deform_conv2d, deformable_offsets
+
+sys.path.append(str(Path(__file__).parent / "peers"))
 
 CASES = {
     row["name"].removeprefix("bench_"): row
@@ -42,11 +47,16 @@ def median(call, budget=0.3, least=3):
     return statistics.median(times)
 
 
-def medians(ours, theirs, budget=0.6):
+def medians(ours, theirs, budget=0.6, block=1):
+    """block: calls of each in a row, the first of which does not count where there are several. So it is where both have
+    threads of their own, which wait for a while after a call and run into the next one's time."""
     seconds(ours)
-    count = max(3, min(100, int(budget / seconds(theirs))))
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(count)]
-    return tuple(statistics.median(side) for side in zip(*pairs))
+    count = max(3, min(100, int(budget / seconds(theirs) / block)))
+    times = [], []
+    for _ in range(count):
+        for call, side in zip((ours, theirs), times):
+            side += [seconds(call) for _ in range(block)][block > 1 :]
+    return tuple(statistics.median(side) for side in times)
 
 
 class Case:
@@ -64,6 +74,14 @@ class Case:
         ]  # fmt: skip
         self.how = dict(stride=(sh, sw), padding=(ph, pw), dilation=(dh, dw))
         self.grad = torch.randn(n, c, ho, wo)
+        self.layer_how = dict(
+            strides=(sh, sw),
+            pads=(ph, ph, pw, pw),
+            dilations=(dh, dw),
+            groups=1,
+            deformable_groups=row["groups"],
+        )
+        self.side = max(h, w)
         self.pixels, self.row, self.co = n * ho * wo, kh * kw * c, c
         self.x_bytes = 4 * n * h * w * c
         self.offset_bytes, self.y_bytes = 12 * n * taps * ho * wo, 4 * self.pixels * self.row
@@ -79,6 +97,20 @@ class Case:
     def backward(self, function):
         out = self.call(function)
         return lambda: torch.autograd.grad(out, self.leaves, self.grad, retain_graph=True)
+
+    def layer(self, module, threads):
+        """A peer's call of the forward without bias, after a look at its result."""
+        x, offset, weight, bias, mask = (t.detach() for t in self.leaves)
+        arrays = [t.numpy() for t in (x, offset, weight, mask)]
+        call, outputs = module.prepare(*arrays, **self.layer_how, threads=threads)
+        call()
+        error = self.forward(deform_conv2d) - bias[:, None, None] - torch.from_numpy(outputs()[0])
+        # Rounding of a sum of terms, and of positions, each of which moves a sample by twice x's largest.
+        magnitude = x.abs().max() * weight.abs().sum((1, 2, 3)).max()
+        bound = torch.finfo(torch.float32).eps * (4 * self.row + 4 * self.side) * magnitude
+        if not error.abs().max() <= bound:
+            raise RuntimeError(f"{module.NAME} differs by {error.abs().max():.2g}, more than {bound:.2g}")
+        return call
 
     def products(self):
         """Seconds of the matrix products alone: forward, backward."""
@@ -100,6 +132,17 @@ class Case:
         return forward, forward + self.y_bytes + 2 * self.x_bytes + 2 * self.offset_bytes
 
 
+def layers():
+    """The peers that are whole layers, those that can be imported."""
+    found = []
+    for name in ("openvino_layer", "onnxruntime_layer"):
+        try:
+            found.append(importlib.import_module(name))
+        except ImportError as error:
+            print(f"not measured: {error}")
+    return found
+
+
 def bandwidth():
     """Bytes a second of a copy, read and written."""
     a, b = torch.empty(1 << 24), torch.empty(1 << 24)
@@ -107,8 +150,10 @@ def bandwidth():
 
 
 def table(names, threads):
+    peers = layers()
     print(
-        f"{'case':10} {'threads':>7} {'pass':9} {'torchvision/ours':>16} {'ours/bound':>10} {'ours ms':>9} {'theirs ms':>10} {'bound ms':>9}"
+        f"{'case':10} {'threads':>7} {'pass':9} {'torchvision/ours':>16} {'ours/bound':>10} {'ours ms':>9} {'theirs ms':>10} {'bound ms':>9}",
+        *(f"{peer.NAME}/ours" for peer in peers),
     )
     for name in names:
         case = Case(EXTRA.get(name) or CASES[name])
@@ -119,12 +164,20 @@ def table(names, threads):
                 *(partial(case.forward, f) for f in (deform_conv2d, torchvision.ops.deform_conv2d))
             )
             backward = medians(case.backward(deform_conv2d), case.backward(torchvision.ops.deform_conv2d))
+            beside = [
+                medians(partial(case.forward, deform_conv2d), case.layer(peer, n), block=4) for peer in peers
+            ]
             for which, (ours, theirs), product, size in zip(
                 ("forward", "backward"), (forward, backward), products, sizes
             ):
                 bound = product + size / rate
                 print(
                     f"{name:10} {n:7} {which:9} {theirs / ours:16.1f} {ours / bound:10.2f} {ours * 1e3:9.2f} {theirs * 1e3:10.2f} {bound * 1e3:9.2f}",
+                    *(
+                        f"{t / o:{len(peer.NAME) + 5}.1f}"
+                        for peer, (o, t) in zip(peers, beside)
+                        if which == "forward"
+                    ),
                     flush=True,
                 )
 

@@ -135,6 +135,18 @@ class Problem:
         )
 
 
+def layer(module):
+    """The pass of a peer that is a whole layer."""
+
+    def forward(p):
+        case = p.case
+        how = {"strides": case.strides, "pads": case.pads, "dilations": case.dilations, "threads": THREADS}
+        how |= {"groups": case.groups, "deformable_groups": case.groups}
+        return module.prepare(p.x, p.offset, p.weights, p.mask, **how)
+
+    return forward
+
+
 def excess(got, wanted):
     """The worst |error| in units of its bound, over all outputs."""
     worst = 0.0
