@@ -67,6 +67,8 @@ struct Problem {
   bool adds = false;
   // A layer's gradient: samples, y, take grad's place in its memory.
   bool samples = false;
+  // A layer's forward: y is read at once, so it is not written past the cache.
+  bool soon = false;
 
   // how: CUDA alone looks at these
   std::int32_t device = 0;

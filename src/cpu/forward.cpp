@@ -178,7 +178,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
   const auto aligned = [&](std::int64_t elements) {
     return elements * static_cast<std::int64_t>(sizeof(T)) % stored == 0;
   };
-  const bool stream = kKind != kTails && p.y.adjacent() && aligned(run) &&
+  const bool stream = kKind != kTails && p.y.adjacent() && !p.soon && aligned(run) &&
                       reinterpret_cast<std::uintptr_t>(p.y.data) % static_cast<std::uintptr_t>(stored) == 0 &&
                       aligned(p.y.n) && aligned(p.y.h) && aligned(p.y.ho) && aligned(p.y.w) &&
                       aligned(p.y.wo);
