@@ -3,10 +3,10 @@
 
 A row: torchvision's time over ours; ours over its bound; ours; torchvision's; the bound; of the forward OpenVINO's and
 ONNX Runtime's whole layer over ours. Each time is the median of some calls, ours and theirs in turn. Tensors are
-contiguous NCHW with offsets of deviation 1, as torchvision wants them. The
-bound is the time of the matrix products alone, by the fastest route tried, plus the sampling's bytes at the bandwidth
-of a copy in the same run: of forward x, offsets and columns once; of backward those, and columns, x and offsets once
-more with their gradients. The second table is time per call of what does almost nothing.
+contiguous NCHW with offsets of deviation 1, as torchvision wants them. The bound is the time of the matrix products
+alone, by the fastest route tried, plus the sampling's bytes at the bandwidth of a copy in the same run: of forward x,
+offsets and columns once; of backward those, and columns, x and offsets once more with their gradients. The second
+table is time per call of what does almost nothing.
 """
 
 import argparse
