@@ -10,13 +10,13 @@ table is time per call of what does almost nothing.
 """
 
 import argparse
-import importlib
 import json
 import platform
 import statistics
 import sys
 import time
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ import torchvision
 from tapfield.torch import deform_conv2d, deformable_offsets
 
 sys.path.append(str(Path(__file__).parent / "peers"))
+
+import layers  # noqa: E402
 
 CASES = {
     row["name"].removeprefix("bench_"): row
@@ -74,13 +76,7 @@ class Case:
         ]  # fmt: skip
         self.how = dict(stride=(sh, sw), padding=(ph, pw), dilation=(dh, dw))
         self.grad = torch.randn(n, c, ho, wo)
-        self.layer_how = dict(
-            strides=(sh, sw),
-            pads=(ph, ph, pw, pw),
-            dilations=(dh, dw),
-            groups=1,
-            deformable_groups=row["groups"],
-        )
+        self.layer_how = [sh, sw], [ph, ph, pw, pw], [dh, dw], 1, row["groups"]
         self.side = max(h, w)
         self.pixels, self.row, self.co = n * ho * wo, kh * kw * c, c
         self.x_bytes = 4 * n * h * w * c
@@ -98,18 +94,18 @@ class Case:
         out = self.call(function)
         return lambda: torch.autograd.grad(out, self.leaves, self.grad, retain_graph=True)
 
-    def layer(self, module, threads):
+    def layer(self, name, threads):
         """A peer's call of the forward without bias, after a look at its result."""
         x, offset, weight, bias, mask = (t.detach() for t in self.leaves)
         arrays = [t.numpy() for t in (x, offset, weight, mask)]
-        call, outputs = module.prepare(*arrays, **self.layer_how, threads=threads)
+        call, outputs = layers.LAYERS[name](layers.Layer(*arrays, *self.layer_how, threads))
         call()
         error = self.forward(deform_conv2d) - bias[:, None, None] - torch.from_numpy(outputs()[0])
         # Rounding of a sum of terms, and of positions, each of which moves a sample by twice x's largest.
         magnitude = x.abs().max() * weight.abs().sum((1, 2, 3)).max()
         bound = torch.finfo(torch.float32).eps * (4 * self.row + 4 * self.side) * magnitude
         if not error.abs().max() <= bound:
-            raise RuntimeError(f"{module.NAME} differs by {error.abs().max():.2g}, more than {bound:.2g}")
+            raise RuntimeError(f"{name} differs by {error.abs().max():.2g}, more than {bound:.2g}")
         return call
 
     def products(self):
@@ -132,15 +128,16 @@ class Case:
         return forward, forward + self.y_bytes + 2 * self.x_bytes + 2 * self.offset_bytes
 
 
-def layers():
-    """The peers that are whole layers, those that can be imported."""
-    found = []
-    for name in ("openvino_layer", "onnxruntime_layer"):
+def installed():
+    """The names of the peers that are whole layers."""
+    names = []
+    for name in layers.LAYERS:
         try:
-            found.append(importlib.import_module(name))
-        except ImportError as error:
-            print(f"not measured: {error}")
-    return found
+            layers.version(name)
+            names.append(name)
+        except metadata.PackageNotFoundError:
+            print(f"not measured: {name}, which is not installed")
+    return names
 
 
 def bandwidth():
@@ -150,10 +147,10 @@ def bandwidth():
 
 
 def table(names, threads):
-    peers = layers()
+    peers = installed()
     print(
         f"{'case':10} {'threads':>7} {'pass':9} {'torchvision/ours':>16} {'ours/bound':>10} {'ours ms':>9} {'theirs ms':>10} {'bound ms':>9}",
-        *(f"{peer.NAME}/ours" for peer in peers),
+        *(f"{peer}/ours" for peer in peers),
     )
     for name in names:
         case = Case(EXTRA.get(name) or CASES[name])
@@ -174,7 +171,7 @@ def table(names, threads):
                 print(
                     f"{name:10} {n:7} {which:9} {theirs / ours:16.1f} {ours / bound:10.2f} {ours * 1e3:9.2f} {theirs * 1e3:10.2f} {bound * 1e3:9.2f}",
                     *(
-                        f"{t / o:{len(peer.NAME) + 5}.1f}"
+                        f"{t / o:{len(peer) + 5}.1f}"
                         for peer, (o, t) in zip(peers, beside)
                         if which == "forward"
                     ),

@@ -103,14 +103,15 @@ struct Buffer {
 
 // ------ Bands
 
-// Small images share a band, so that a product is not too small; larger ones gain nothing.
-constexpr int64_t kTogether = 4 << 20;
+// Columns of so many bytes stay in cache. Small images share a band of them, so that a product is not too
+// small; larger ones gain nothing.
+constexpr int64_t kCachedBytes = 4 << 20;
 
 struct Band {
   int64_t n0, n, ho0, ho;  // images [n0, n0 + n), output rows [ho0, ho0 + ho) of each
 };
 
-// The output pixels of a layer in bands: as many images as have at most kTogether bytes of columns, or as
+// The output pixels of a layer in bands: as many images as have at most kCachedBytes bytes of columns, or as
 // many output rows of one image as have at most `bytes`; at least one row. They depend on the shape alone.
 struct Bands {
   const Layer& l;
@@ -126,7 +127,7 @@ struct Bands {
                                            : 2),
         execution(torch_door::execution(l.p.y_elements())) {
     const int64_t line = l.p.wo * std::max(row, l.co) * size;  // of columns, or of the product where wider
-    images = std::clamp<int64_t>(kTogether / (l.p.ho * line), 1, std::max<int64_t>(l.p.n, 1));
+    images = std::clamp<int64_t>(kCachedBytes / (l.p.ho * line), 1, std::max<int64_t>(l.p.n, 1));
     rows = std::clamp<int64_t>(bytes / line, 1, l.p.ho);
   }
 
@@ -254,7 +255,8 @@ class Columns {
     Problem p = problem(Pass::forward, b);
     // Many bands in turn in the same place: where they stay in cache, a, c and e take 0.95 to 0.97 of the
     // time; one of 1 to 4 MiB alone 1.03 to 1.2, bands of 16 MiB up to 1.07.
-    p.y = view(b), p.soon = bands_.several() && bands_.most_pixels() * bands_.row * bands_.size <= kTogether;
+    p.y = view(b);
+    p.soon = bands_.several() && bands_.most_pixels() * bands_.row * bands_.size <= kCachedBytes;
     run(p, DeviceType::cpu, bands_.execution);
   }
 

@@ -13,15 +13,16 @@
 namespace tapfield::torch_door {
 namespace {
 
-// Columns that only a product reads are made in bands that stay in cache, but several times as large as the
-// weight where the product packs it anew for each: with 4, 8, 16, 64 MiB case b forward takes 80, 76, 70, 72
-// ms; the others do not mind. Those of grad_input in bands as large as may be, as its kernel may sort taps:
-// in bands of 16 MiB it takes 28 instead of 19 ms in a; c and e do not mind.
+// Columns that only a product reads are made in bands several times as large as the weight, as the product
+// packs it anew for each: with 4, 8, 16, 64 MiB case b forward takes 80, 76, 70, 72 ms; the others do not
+// mind.
 constexpr int64_t kProductBytes = 16 << 20;
+// Where the weight is packed once, in bands that stay in cache, if those have so many pixels, enough for all
+// threads: a and c take 0.94, e 0.93 of the time; b and d, of fewer, up to 1.1 with two threads.
+constexpr int64_t kPackedPixels = 512;
+// Those of grad_input in bands as large as may be, as its kernel may sort taps: in bands of 16 MiB it takes
+// 28 instead of 19 ms in a; c and e do not mind.
 constexpr int64_t kSampleBytes = 64 << 20;
-// And in smaller ones where the weight is packed once and they have pixels enough for all threads: a and c
-// take 0.94, e 0.93 of the time; b and d, of fewer, 1.07 with two threads.
-constexpr int64_t kPackedBytes = 4 << 20, kPackedPixels = 512;
 
 // weight [Co, C/groups, Kh, Kw] to or from dense rows [Co, Kh*Kw, C/groups] of its dtype: in tiles, where
 // PyTorch's copy takes as long as a small product.
@@ -117,11 +118,11 @@ TorchTensor deform_conv2d(const TorchTensor& input, const TorchTensor& offset, c
     const TorchTensor* start = row ? &*row : nullptr;
     const bool direct = channels_last(out, true),
                anew = l.groups == 1 && prefer_linear(l.type, l.p.y_elements());
-    const bool small = anew && kPackedPixels * l.p.taps() * l.p.c * 4 <= kPackedBytes;
-    const Bands bands(l, small ? kPackedBytes : kProductBytes);
+    const bool small = anew && kPackedPixels * l.p.taps() * l.p.c * 4 <= kCachedBytes;
+    const Bands bands(l, small ? kCachedBytes : kProductBytes);
     const Columns columns(bands, input, offset, mask);
     const TorchTensor weights = anew && bands.several() ? packed(taps, bands.most_pixels()) : taps;
-    const Pixels pixels(bands, direct || anew ? 0 : bands.most_pixels());
+    const Pixels pixels(bands, direct || anew || l.groups > 1 ? 0 : bands.most_pixels());
     bands.each([&](const Band& b) {
       columns.sample(b);
       if (l.groups > 1) return copy(bands.image(out, b), Grouped(l, taps).forward(columns.image(b), start));

@@ -75,6 +75,8 @@ struct Problem {
   void* stream = nullptr;
   bool deterministic = false;
 
+  // Can kernels read a pixel's offsets side by side, where they lie?
+  bool offsets_adjacent() const { return offsets.adjacent() && !offsets_planes[0].data; }
   std::int64_t planes() const { return modulated ? 3 : 2; }
   std::int64_t taps() const { return kh * kw; }            // per group
   std::int64_t lanes() const { return groups * kh * kw; }  // taps of one output pixel; one plane of offsets

@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT / "build" / "python"), str(ROOT / "tests" / "python")]
 THREADS = int(sys.argv[1])
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])  # before anybody counts processors
 
+import layers  # noqa: E402
 import tapfield  # noqa: E402
 from cases import TABLE, expand  # noqa: E402
 
@@ -135,18 +136,6 @@ class Problem:
         )
 
 
-def layer(module):
-    """The pass of a peer that is a whole layer."""
-
-    def forward(p):
-        case = p.case
-        how = {"strides": case.strides, "pads": case.pads, "dilations": case.dilations, "threads": THREADS}
-        how |= {"groups": case.groups, "deformable_groups": case.groups}
-        return module.prepare(p.x, p.offset, p.weights, p.mask, **how)
-
-    return forward
-
-
 def excess(got, wanted):
     """The worst |error| in units of its bound, over all outputs."""
     worst = 0.0
@@ -196,3 +185,14 @@ def main(name, version, passes, samples):
             except Exception as error:  # a peer's own, of any kind: the table says it
                 row["error"] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             print(json.dumps(row), flush=True)
+
+
+def main_of_layer(name):
+    """main, for one of layers.LAYERS."""
+
+    def forward(p):
+        tensors = p.x, p.offset, p.weights, p.mask
+        how = p.case.strides, p.case.pads, p.case.dilations, p.case.groups, p.case.groups, THREADS
+        return layers.LAYERS[name](layers.Layer(*tensors, *how))
+
+    main(name, layers.version(name), {"forward": forward}, samples=False)

@@ -2,6 +2,5 @@
 """OpenVINO's DeformableConvolution: sampling and a convolution to G channels."""
 
 import common
-import openvino_layer as layer
 
-common.main(*layer.NAME.rsplit(" ", 1), {"forward": common.layer(layer)}, samples=False)
+common.main_of_layer("OpenVINO")

@@ -58,9 +58,6 @@ struct AheadLine {
 HWY_BEFORE_NAMESPACE();
 namespace tapfield::cpu::HWY_NAMESPACE {
 
-// A layer's offsets and mask are tensors of their own, and so are packed.
-inline bool offsets_in_place(const Problem& p) { return p.offsets.adjacent() && !p.offsets_planes[0].data; }
-
 // Channels of a strip of packed y: all, but where a pixel's taps would not fit.
 template <class T>
 inline std::int64_t packed_block(const Problem& p) {
@@ -90,7 +87,7 @@ struct ForwardPlan : Slotted<ForwardPlan<T, S, At>> {
     F* sums;  // [lanes], and as far as a gather reads
     Slot(Carver& carver, const Problem& p, const ForwardPlan& f)
         : cells{{carver, p.lanes()}, {carver, p.lanes()}},
-          offsets(carver.take<char>(offsets_in_place(p)
+          offsets(carver.take<char>(p.offsets_adjacent()
                                         ? 0
                                         : p.planes() * f.pixels * p.lanes() *
                                               std::max<std::int64_t>(4, size_of(p.offsets.dtype)))),
@@ -117,7 +114,7 @@ struct ForwardPlan : Slotted<ForwardPlan<T, S, At>> {
       block = packed_block<T>(p);
       pixels = std::clamp<std::int64_t>(kPackedStripBytes / (line * block), 1, pixels);
     }
-    if (!offsets_in_place(p)) {
+    if (!p.offsets_adjacent()) {
       const std::int64_t most = std::max<std::int64_t>(kPackedTaps / p.lanes(), 1);
       pixels = std::min(pixels, most < kLinePixels ? most : most / kLinePixels * kLinePixels);
     }
@@ -199,7 +196,7 @@ void ForwardItems(const Problem& p, const Workers& workers, void* workspace) {
       const O* planes[3] = {};
       std::int64_t pitch = p.offsets.w;
       for (std::int64_t q = 0; q < p.planes(); ++q)
-        if (offsets_in_place(p)) {
+        if (p.offsets_adjacent()) {
           planes[q] = reinterpret_cast<const O*>(p.offsets.at(n, ho, wo0, q * p.lanes()));
         } else {
           pitch = p.lanes();

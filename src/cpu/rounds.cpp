@@ -70,7 +70,7 @@ void find_windows(const Problem& p, const Tiling& t, Strip<F>& s, std::int64_t n
   }
   // 16 pixels of a tile, spread evenly, the last row and column's too: four of each of four rows; of planes,
   // whose pixels are fetched in lines, eight of each of two.
-  const bool planes = p.offsets_planes[0].data || !p.offsets.adjacent();
+  const bool planes = !p.offsets_adjacent();
   const std::int64_t most = planes ? t.fetched : 1, in_row = planes ? 8 : 4, in_column = 16 / in_row;
   const std::int64_t step_h = std::max<std::int64_t>((rows + in_column / 2) / in_column, 1),
                      step_w = std::max<std::int64_t>((columns + in_row / 2) / in_row, 1);

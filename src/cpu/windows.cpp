@@ -235,8 +235,8 @@ std::int64_t Layout::pitch(std::int64_t columns, std::size_t size) const {
 Tiling::Tiling(const Problem& p, std::size_t size, bool whole_map)
     : whole(whole_map), rows(p.ho), columns(p.wo), max_rows(p.h + 1), max_columns(p.w + 1) {
   const Layout layout(p.group_channels(), size);
-  const bool planes = !p.grad.adjacent() || !p.offsets.adjacent() || !p.grad_offsets.adjacent() ||
-                      p.offsets_planes[0].data || p.grad_offsets_planes[0].data;
+  const bool planes = !p.grad.adjacent() || !p.offsets_adjacent() || !p.grad_offsets.adjacent() ||
+                      p.grad_offsets_planes[0].data;
   // About square, as far as the output is; where tensors are planes twice as wide, in whole lines of them
   // (case e of bench/ in NCHW takes 0.88 of a square's time, c 0.92).
   if (!whole) {
