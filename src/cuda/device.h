@@ -64,8 +64,9 @@ using Raw = typename RawOf<static_cast<int>(sizeof(T)) * V>::type;
 template <class T, int V>
 inline constexpr int kAtOnce = static_cast<int>(sizeof(T)) * V > 16 ? 16 / static_cast<int>(sizeof(T)) : V;
 
+// By value: of a reference into global memory, memcpy would become a load for each byte.
 template <class T, int V>
-__device__ void unpack(const Raw<T, V>& raw, Compute<T> (&out)[V]) {
+__device__ void unpack(Raw<T, V> raw, Compute<T> (&out)[V]) {
   T e[V];
   memcpy(e, &raw, sizeof raw);
 #pragma unroll
