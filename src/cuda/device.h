@@ -86,10 +86,19 @@ __device__ void load(const T* p, Compute<T> (&out)[V]) {
   }
 }
 
-// For what is read once: it should not push x out of the caches.
+// The same, or zeros, without a branch: several are under way at once.
 template <class T, int V>
-__device__ Raw<T, V> load_once(const T* p) {
-  return __ldcs(reinterpret_cast<const Raw<T, V>*>(p));
+__device__ void load_if(bool reads, const T* p, Compute<T> (&out)[V]) {
+  constexpr int kPart = kAtOnce<T, V>;
+#pragma unroll
+  for (int at = 0; at < V; at += kPart) {
+    Raw<T, kPart> raw{};
+    if (reads) raw = *reinterpret_cast<const Raw<T, kPart>*>(p + at);
+    Compute<T> part[kPart];
+    unpack<T, kPart>(raw, part);
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) out[at + i] = part[i];
+  }
 }
 
 template <class T, int V>
@@ -132,6 +141,19 @@ __device__ void add(F* p, const F (&v)[V]) {
 #pragma unroll
   for (int i = 0; i < V; ++i) sum[i] += v[i];
   store_once<F, V>(p, sum);
+}
+
+// A pointer that the compiler shall keep in registers: an index is then added to it in one instruction, where
+// it would add it to the parts that the pointer is the sum of, in four.
+template <class E>
+__device__ E* settled(E* p) {
+#if defined(__CUDA_ARCH__) && defined(__CUDACC__)
+  std::size_t address = __cvta_generic_to_global(p);  // and it shall still know that this is global memory
+  asm("" : "+l"(address));
+  return static_cast<E*>(__cvta_global_to_generic(address));
+#else
+  return p;
+#endif
 }
 
 // ------ Shared memory
@@ -180,32 +202,37 @@ struct Team {
         rank(static_cast<int>(threadIdx.x) % size_) {}
 };
 
-// Which of K sums a lane holds: numbers first to first + count - 1. Several lanes may hold the same.
-struct Held {
-  int first, count;
-};
-
-// Sums each of K values over the lanes of every team of the warp. While lanes last, a lane hands half of its
-// values to its partner and keeps the sum of the others: 4 values over 32 lanes take 6 shuffles, not 20. All
-// lanes of the warp must call it.
-template <class F, int K>
-__device__ Held sum_over_team(const Team& team, F (&v)[K]) {
-  Held held{0, K};
-  int distance = team.size / 2;
+// Sums each of K values over the lanes of every team of the warp, and calls deliver(number, sum) in one lane
+// of the team for each. While lanes last, a lane hands half of its values to its partner and keeps the sum of
+// the others: 4 values over 32 lanes take 6 shuffles, not 20. All lanes of the warp must call it.
+template <class F, int K, class Deliver>
+__device__ __forceinline__ void sum_over_lanes(int lanes, int rank, F (&v)[K], const Deliver& deliver) {
+  int first = 0, held = K;  // numbers of those that this lane holds, as may others
 #pragma unroll
-  for (int half = K / 2; half >= 1; half /= 2) {
-    if (distance == 0) break;
-    const bool upper = team.rank & distance;
+  for (int distance = 1, half = K / 2; half >= 1; distance *= 2, half /= 2) {
+    if (distance == lanes) break;
+    const bool upper = rank & distance;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
       const F given = upper ? v[i] : v[i + half], kept = upper ? v[i + half] : v[i];
       v[i] = kept + __shfl_xor_sync(kAllLanes, given, distance);
     }
-    held = {held.first + (upper ? half : 0), half};
-    distance /= 2;
+    first += upper ? half : 0, held = half;
   }
-  for (; distance > 0; distance /= 2) v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
-  return held;
+#pragma unroll
+  for (int distance = K; distance < kWarp; distance *= 2)
+    if (distance < lanes) v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
+  if (rank * held >= K) return;
+#pragma unroll
+  for (int i = 0; i < K; ++i)
+    if (i < held) deliver(first + i, v[i]);
+}
+template <class F, int K, class Deliver>
+__device__ void sum_over_team(const Team& team, F (&v)[K], const Deliver& deliver) {
+  if (team.size == kWarp)
+    sum_over_lanes(kWarp, team.rank, v, deliver);  // without a branch
+  else
+    sum_over_lanes(team.size, team.rank, v, deliver);
 }
 
 }  // namespace tapfield::cuda

@@ -11,8 +11,8 @@ namespace {
 template <class T, class Index>
 struct ForwardArguments {
   Geometry<T, Index> geometry;
-  Map<const T, Index> x;  // [n, h, w, c]
-  Images<T> y;            // out: [n, ho*kh, wo*kw, c]
+  Images<const T> x;  // [n, h, w, c]
+  Images<T> y;        // out: [n, ho*kh, wo*kw, c]
   TileShape tile;
   Channels channels;
 };
@@ -33,31 +33,34 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(ForwardArguments<T
   using F = Compute<T>;
   const Tile<Index> tile(a.tile);
   const ForwardShared<F, Index> shared(tile.size());
-  tile.fill(a.geometry, shared.records);
+  for (int i = static_cast<int>(threadIdx.x); i < tile.size(); i += static_cast<int>(blockDim.x)) {
+    Place<Index> at;
+    if (tile.place(a.geometry, i, &at))
+      fill_record(a.geometry, at, locate(a.geometry, at), a.geometry.written, shared.records[i]);
+    else
+      shared.records[i].cell = kAbsent;
+  }
   __syncthreads();
 
   const Team team(a.channels.lanes);
-  const auto x = a.x.image(tile.first.n);
-  T* y = a.y.image(tile.first.n);
-  for (int i = team.index; i < tile.size(); i += static_cast<int>(blockDim.x) / team.size) {
-    const auto& tap = shared.records[i];
-    if (tap.state == State::absent) continue;
-    const bool live = tap.state == State::live;
-    for (int piece = 0; piece < a.channels.pieces; ++piece) {
-      const Lane<V, Index> lane(a.channels, team, piece);
-      if (!lane.works) continue;
-      F sum[V] = {};
+  const int teams = static_cast<int>(blockDim.x) / team.size;
+  for (int piece = 0; piece < a.channels.pieces; ++piece) {
+    const Lane<V, Index> lane(a.channels, team, piece);
+    if (!lane.works) continue;
+    const T* x = settled(a.x.image(tile.first.n) + lane.first);
+    T* y = settled(a.y.image(tile.first.n) + lane.first);
+    for (int i = team.index; i < tile.size(); i += teams) {
+      const auto& tap = shared.records[i];
+      if (tap.cell == kAbsent) continue;
+      F v[4][V], sum[V] = {};
 #pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        const Index h = tap.h0 + k / 2, w = tap.w0 + k % 2;
-        F v[V] = {};
-        if (live && h >= 0 && h < a.geometry.h && w >= 0 && w < a.geometry.w)
-          load<T, V>(x.at(h, w, tap.channel + lane.first), v);
-        const F weight = live ? tap.weight[k] : F(0);
+      for (int k = 0; k < 4; ++k)
+        load_if<T, V>(tap.cell >> k & 1, x + (tap.x + a.geometry.x.to_corner(k)), v[k]);
 #pragma unroll
-        for (int e = 0; e < V; ++e) sum[e] += weight * v[e];
-      }
-      store_once<T, V>(y + tap.written + lane.first, sum);
+      for (int k = 0; k < 4; ++k)
+#pragma unroll
+        for (int e = 0; e < V; ++e) sum[e] += tap.weight[k] * v[k][e];
+      store_once<T, V>(y + tap.sample, sum);
     }
   }
 }
@@ -72,22 +75,19 @@ template <class T>
 void forward_of(const Problem& p, const ForwardScratch& scratch) {
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream);
-  const View &x = scratch.x.view, &y = scratch.y.view;
-  constexpr int kV = kWidth<T, 8>;
-  with_widths<kV>(
-      aligned(p, {x, y}, kV), fit_32_bits(p, {x}, {y}), [&]<int V, class Index>(Vector<V>, Index) {
-        ForwardArguments<T, Index> a;
-        a.geometry = geometry_of<T, Index>(p, View{}, y);
-        a.x = map_of<const T, Index>(x), a.y = images_of<T>(y);
-        const int most =
-            std::min(tuning().tile_taps,
-                     tuning().shared_bytes / static_cast<int>(sizeof(Record<Compute<T>, Index, 1>)));
-        a.tile = shape_tile(p, p.n, most, tuning().write_bytes, blocks_to_fill_device());
-        a.channels = Channels::of(p.group_channels(), V);
-        const std::size_t shared = ForwardShared<Compute<T>, Index>(a.tile.size()).bytes;
-        launch("forward_kernel", forward_kernel<T, V, Index>, {a.tile.count(p.n), tuning().threads, shared},
-               stream, a);
-      });
+  const StagedViews staged{.x = scratch.x.view, .written = scratch.y.view};
+  with_widths<kWidth<T, 8>>(p, staged, [&]<int V, class Index>(Vector<V>, Index) {
+    ForwardArguments<T, Index> a;
+    a.geometry = geometry_of<T, Index>(p, staged);
+    a.x = images_of<const T>(staged.x), a.y = images_of<T>(staged.written);
+    const int most = std::min(
+        tuning().tile_taps, shared_bytes_of_block() / static_cast<int>(sizeof(Record<Compute<T>, Index, 1>)));
+    a.tile = shape_tile(p, p.n, most, tuning().write_bytes, blocks_to_fill_device());
+    a.channels = Channels::of(p.group_channels(), V);
+    const std::size_t shared = ForwardShared<Compute<T>, Index>(a.tile.size()).bytes;
+    launch("forward_kernel", forward_kernel<T, V, Index>, {a.tile.count(p.n), tuning().threads, shared},
+           stream, a);
+  });
   scratch.y.store(stream);
 }
 

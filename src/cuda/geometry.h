@@ -33,26 +33,55 @@ struct Scalars {
   }
 };
 
-// Where a tap's row of channels begins in an image of y or grad.
+// Where things begin in an image, as strides in elements: a tap's row of channels in y or grad; a pixel of x.
 template <class Index>
 struct Samples {
-  Index ho, wo, kh, kw;  // strides in elements
+  Index ho, wo, kh, kw;
+};
+template <class Index>
+struct Pixels {
+  Index h, w;
+
+  // From corner 00 of a cell to its corner k.
+  __device__ Index to_corner(int k) const { return k / 2 * h + k % 2 * w; }
 };
 
-// A Problem's geometry, of some of its images.
+// Division by a number that the host knows, for numerators below 2^31.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(std::int64_t d) : d_(static_cast<unsigned>(d)) {
+    while ((1ull << shift_) < d_) ++shift_;
+    factor_ = static_cast<unsigned>(((1ull << 32) * ((1ull << shift_) - d_)) / d_ + 1);
+  }
+  __device__ int quotient(int n) const {
+    return static_cast<int>((__umulhi(static_cast<unsigned>(n), factor_) + static_cast<unsigned>(n)) >>
+                            shift_);
+  }
+  __device__ int remainder(int n, int quotient) const { return n - quotient * static_cast<int>(d_); }
+
+ private:
+  unsigned d_ = 1, factor_ = 1, shift_ = 0;
+};
+
+// A Problem's geometry, of some of its images. With an Index of 32 bits positions stay below kFar, and
+// numbers of cells below kMostCells (host.h).
 template <class T, class Index>
 struct Geometry {
   std::int64_t images;
   Index h, w;                    // of x
   Index ho, wo, groups, kh, kw;  // taps are [image, ho, wo, groups, kh, kw]
   Index channels;                // of a group
-  std::int64_t stride_h, stride_w, dil_h, dil_w, top, left;
+  Index stride_h, stride_w, dil_h, dil_w, top, left;
   bool modulated, closed;
+  Divisor by_kw;
+  Pixels<Index> x, gg_x, sums;     // sums: what is added up for grad_x
   Samples<Index> read, written;    // of grad; of y, grad_grad
   Scalars<T, Index> offsets;       // [n, ho, wo, planes*groups*kh*kw]
   Scalars<T, Index> gg_offsets;    // as offsets; may be absent
   Scalars<T, Index> grad_offsets;  // out: as offsets
 };
+constexpr std::int64_t kFar = std::int64_t{1} << 29, kMostCells = std::int64_t{1} << 27;
 
 // One tap of the output.
 template <class Index>
@@ -71,13 +100,16 @@ struct Axis {
 };
 
 template <class F, class Index>
-__device__ Axis<F, Index> locate_along(F offset, std::int64_t base, Index size, bool closed) {
+__device__ Axis<F, Index> locate_along(F offset, Index base, Index size, bool closed) {
   const F below = floor(offset), above = ceil(offset);
-  if (!math::reaches(below)) return {false, 0, 0, 0};
-  const std::int64_t cell = math::cell(base, below);
+  bool reaches = math::reaches(below);
+  // 2 kFar and more lead from any base to beyond any size.
+  if constexpr (sizeof(Index) == 4) reaches = below > F(-2 * kFar) && below < F(2 * kFar);
+  if (!reaches) return {false, 0, 0, 0};
+  const Index cell = base + static_cast<Index>(below);
   const F low = offset - below;
-  const bool live = math::live(cell, low, static_cast<std::int64_t>(size), closed);
-  return {live, static_cast<Index>(cell), math::complement(offset, below, above), low};
+  return {math::live(static_cast<std::int64_t>(cell), low, static_cast<std::int64_t>(size), closed), cell,
+          math::complement(offset, below, above), low};
 }
 
 template <class F, class Index>
@@ -89,7 +121,8 @@ struct Tap {
 
 template <class T, class Index, class F = Compute<T>>
 __device__ Tap<F, Index> locate(const Geometry<T, Index>& q, const Place<Index>& at) {
-  const Index kh = at.k / q.kw, kw = at.k % q.kw, plane = q.groups * q.kh * q.kw;
+  const int k = static_cast<int>(at.k), kh = q.by_kw.quotient(k), kw = q.by_kw.remainder(k, kh);
+  const Index plane = q.groups * q.kh * q.kw;
   const std::int64_t o = q.offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
   const std::int64_t step = static_cast<std::int64_t>(plane) * q.offsets.c;
   const Axis<F, Index> w =
@@ -118,44 +151,65 @@ __device__ Cotangents<F> cotangents(const Geometry<T, Index>& q, const Place<Ind
 
 // ------ Records: what the channel loops need of a tap
 
-enum class State : int {
-  absent,
-  dead,
-  live
-};  // absent: beyond the output, where a tile reaches over its edge
+constexpr int kCorners = 15;  // a cell's corners 00, 01, 10, 11 as bits
 
-// kDerivative: 1 for the gradient (and the forward, whose weights are the same), 2 for the second derivative.
-template <class F, class Index, int kDerivative>
-struct alignas(16) Record {
-  // By corner 00, 01, 10, 11. 1: m b. 2: second_weight, then m b.
-  F weight[4 * kDerivative];
-  Index h0, w0;         // cell
-  Index channel;        // its group's first
-  Index read, written;  // its row of channels in an image of grad; of y, grad_grad
-  State state;
-  int bucket, place;  // of the tile's sort
+// What the second derivative needs more.
+template <class Index, int kDerivative>
+struct SecondOrder {};
+template <class Index>
+struct SecondOrder<Index, 2> {
+  Index gg_x;     // as x
+  Index written;  // as sample: in grad_grad
 };
 
+// kDerivative: 1 for the gradient (and the forward, whose weights are the same), 2 for the second derivative.
+// Two or four loads of 16 bytes.
+template <class F, class Index, int kDerivative>
+struct alignas(16) Record : SecondOrder<Index, kDerivative> {
+  // By corner. 1: m b. 2: second_weight, then m b.
+  F weight[4 * kDerivative];
+  // The number of its cell times 16, plus the corners that are in the map: none if the tap is dead, whose
+  // weights are then 0. Numbers count groups, rows from -1 to h-1, and columns from -1 to w, of which the
+  // last has no taps: one more is the next column of the same row. kAbsent: no tap.
+  Index cell;
+  Index x;       // its cell's corner 00 in an image of x, at its group's first channel
+  Index sums;    // the same in grad_x's sums
+  Index sample;  // its row of channels in an image of grad (forward: of y)
+};
+constexpr int kAbsent = -1;
+
 template <int kDerivative, class T, class Index, class F = Compute<T>>
-__device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
-                            Record<F, Index, kDerivative>& r) {
-  const Tap<F, Index> t = locate(q, at);
-  F* blend = r.weight + 4 * (kDerivative - 1);
-  blend[0] = t.hh * t.hw * t.m, blend[1] = t.hh * t.lw * t.m;
-  blend[2] = t.lh * t.hw * t.m, blend[3] = t.lh * t.lw * t.m;
-  if constexpr (kDerivative == 2) {
-    const Cotangents<F> c = cotangents(q, at);
+__device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at, const Tap<F, Index>& t,
+                            const Samples<Index>& sample, Record<F, Index, kDerivative>& r) {
+  F weight[4 * kDerivative] = {};
+  F* blend = weight + 4 * (kDerivative - 1);
+  const Index channel = at.g * q.channels;
+  Index cell = 0, x = 0;
+  if (t.live) {
+    blend[0] = t.hh * t.hw * t.m, blend[1] = t.hh * t.lw * t.m;
+    blend[2] = t.lh * t.hw * t.m, blend[3] = t.lh * t.lw * t.m;
+    if constexpr (kDerivative == 2) {
+      const Cotangents<F> c = cotangents(q, at);
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      r.weight[i] = math::second_weight(t.hh, t.lh, t.hw, t.lw, t.m, c.a, c.b, c.e, i / 2, i % 2);
+      for (int i = 0; i < 4; ++i)
+        weight[i] = math::second_weight(t.hh, t.lh, t.hw, t.lw, t.m, c.a, c.b, c.e, i / 2, i % 2);
+    }
+    const int rows = (t.h0 >= 0 ? 3 : 0) | (t.h0 + 1 < q.h ? 12 : 0);
+    const int columns = (t.w0 >= 0 ? 5 : 0) | (t.w0 + 1 < q.w ? 10 : 0);
+    cell = ((at.g * (q.h + 1) + t.h0 + 1) * (q.w + 2) + t.w0 + 1) * 16 + (rows & columns);
+    x = t.h0 * q.x.h + t.w0 * q.x.w + channel;
+    r.sums = t.h0 * q.sums.h + t.w0 * q.sums.w + channel;
+    if constexpr (kDerivative == 2) r.gg_x = t.h0 * q.gg_x.h + t.w0 * q.gg_x.w + channel;
   }
-  r.h0 = t.h0, r.w0 = t.w0;
-  r.channel = at.g * q.channels;
+#pragma unroll
+  for (int i = 0; i < 4 * kDerivative; ++i) r.weight[i] = weight[i];
+  r.cell = cell, r.x = x;
+  const int k = static_cast<int>(at.k), kh = q.by_kw.quotient(k), kw = q.by_kw.remainder(k, kh);
   const auto row = [&](const Samples<Index>& s) {
-    return at.ho * s.ho + at.wo * s.wo + at.k / q.kw * s.kh + at.k % q.kw * s.kw + r.channel;
+    return at.ho * s.ho + at.wo * s.wo + kh * s.kh + kw * s.kw + channel;
   };
-  r.read = row(q.read), r.written = row(q.written);
-  r.state = t.live ? State::live : State::dead;
+  r.sample = row(sample);
+  if constexpr (kDerivative == 2) r.written = row(q.written);
 }
 
 // ------ grad_offsets, from a tap's dots: s_ab, in the second derivative then t_ab

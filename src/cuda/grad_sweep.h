@@ -3,8 +3,8 @@
 //
 //  1. Keys: every tap's cell. 2. A stable sort of the taps by cell (sort.h); where each cell begins.
 //  3. Sweep: a team takes a row of cells, a strip of columns of it and a piece of the channels, and walks its
-//     taps. It alone adds to its pixels: to `upper` for the pixels above a cell (corners 00, 01), to `lower`
-//     for those below (10, 11).
+//     taps. It alone writes its pixels: in `upper` those above a cell (corners 00, 01), in `lower` those
+//     below (10, 11).
 //  4. Finish: grad_offsets from the dots, pieces in order; and grad_x = upper + lower (copy.h).
 //
 // Deterministic: the sort's order depends on the offsets alone; a pixel of `upper` and of `lower` is one sum
@@ -21,30 +21,34 @@ template <class T, class Index>
 struct GradSweepArguments {
   using F = Compute<T>;
   Geometry<T, Index> geometry;
-  WalkMaps<T, Index> maps;
+  WalkMaps<T> maps;
   Channels channels;
-  std::int64_t taps, cells;  // of all images
-  std::int64_t strips;       // of a row
-  int strip;                 // columns of a strip
+  std::int64_t taps, cells;                                                 // of all images
+  int strip;                                                                // columns of a strip
+  Divisor by_pieces, by_strips, by_rows, by_groups, by_taps, by_wo, by_ho;  // by_rows: of cells, h+1
   std::uint32_t* keys;   // [taps]: cell (((n * groups + g) * (h+1) + h0+1) * (w+1) + w0+1); `cells` if dead
   std::uint32_t* order;  // [taps]: number of a tap, ((n * ho + ..) * wo + ..) * groups * kh * kw + ..
   const std::uint32_t* sorted_keys;   // [taps]
   const std::uint32_t* sorted_order;  // [taps]
   std::uint32_t* begins;              // [cells + 1]: a cell's first place in the sorted order
   F* dots;                            // [pieces][taps][4 or 8]
-  Map<F, Index> upper, lower;         // [n, h, w, c], zeroed
+  Images<F> upper, lower;             // [n, h, w, c], dense
+  Pixels<Index> pixels;               // theirs
 };
 
+// i becomes i / d; its remainder.
+__device__ inline int take(int& i, const Divisor& d) {
+  const int all = i;
+  i = d.quotient(all);
+  return d.remainder(all, i);
+}
+
 template <class T, class Index>
-__device__ Place<Index> place_of(const Geometry<T, Index>& q, std::int64_t tap) {
-  auto i = static_cast<std::uint32_t>(tap);  // below 2^31, as all that it is divided by (host.h)
-  const auto take = [&](Index size) {
-    const auto n = static_cast<std::uint32_t>(size), rest = i % n;
-    i /= n;
-    return static_cast<Index>(rest);
-  };
+__device__ Place<Index> place_of(const GradSweepArguments<T, Index>& a, std::int64_t tap) {
+  int i = static_cast<int>(tap);  // below 2^31 (host.h)
   Place<Index> at;
-  at.k = take(q.kh * q.kw), at.g = take(q.groups), at.wo = take(q.wo), at.ho = take(q.ho), at.n = i;
+  at.k = take(i, a.by_taps), at.g = take(i, a.by_groups), at.wo = take(i, a.by_wo), at.ho = take(i, a.by_ho);
+  at.n = i;
   return at;
 }
 
@@ -58,7 +62,7 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_keys_kernel(GradSweepArgume
   const std::int64_t tap = thread_in_grid();
   if (tap >= a.taps) return;
   const auto& q = a.geometry;
-  const Place<Index> at = place_of(q, tap);
+  const Place<Index> at = place_of(a, tap);
   const auto t = locate(q, at);
   const std::int64_t row = (at.n * q.groups + at.g) * (q.h + 1) + t.h0 + 1;
   a.keys[tap] = static_cast<std::uint32_t>(t.live ? row * (q.w + 1) + t.w0 + 1 : a.cells);
@@ -81,80 +85,134 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_begins_kernel(GradSweepArgu
   a.begins[cell] = static_cast<std::uint32_t>(begin);
 }
 
-template <class F, class Index, int kDerivative>
+// A batch of a team: the taps that its lanes locate, then walk.
+constexpr int kLeastBatch = 8;
+
+template <class T, int V, class Index, int kDerivative>
 struct GradSweepShared {
-  Array<Record<F, Index, kDerivative>> records;  // [thread]
+  int batch;
+  Array<Record<Compute<T>, Index, kDerivative>> records;  // [team][batch]
+  Array<std::uint32_t> taps;                              // [team][batch]
+  Array<Raw<T, V>> ring;                                  // [slot][thread]
   int bytes;
-  __host__ __device__ explicit GradSweepShared(int threads) {
+  __host__ __device__ GradSweepShared(int threads, int lanes)
+      : batch(lanes < kLeastBatch ? kLeastBatch : lanes) {
     SharedCarver carver;
-    records = carver.take<Record<F, Index, kDerivative>>(threads);
+    records = carver.take<Record<Compute<T>, Index, kDerivative>>(threads / lanes * batch);
+    taps = carver.take<std::uint32_t>(threads / lanes * batch);
+    ring = carver.take<Raw<T, V>>(Ring<T, V>::kSlots * threads);
     bytes = carver.used();
   }
 };
 
-// A team: a strip of a row of cells, a piece of the channels. Its lanes locate a tap each, then walk them.
+// What a team writes: columns [first, last) of the row of pixels above its cells and of that below, from left
+// to right, each once (but where a cell has more than kTerms taps) and zeros where nothing came.
+template <class F, int V, class Index>
+class StripOfPixels {
+ public:
+  __device__ StripOfPixels(F* upper, F* lower, Index step, Index first, Index last, bool works)
+      : rows_{upper, lower}, step_(step), first_(first), last_(last), next_{first, first} {
+    if (!works || !upper) next_[0] = last;
+    if (!works || !lower) next_[1] = last;
+  }
+  __device__ void add(int row, Index column, const F (&sums)[V]) {
+    if (column < first_ || column >= last_) return;
+    if (column < next_[row]) return cuda::add<F, V>(rows_[row] + column * step_, sums);
+    fill(row, column);
+    store_once<F, V>(rows_[row] + column * step_, sums);
+    next_[row] = column + 1;
+  }
+  __device__ void finish() { fill(0, last_), fill(1, last_); }
+
+ private:
+  __device__ void fill(int row, Index end) {
+    const F zeros[V] = {};
+    for (; next_[row] < end; ++next_[row]) store_once<F, V>(rows_[row] + next_[row] * step_, zeros);
+  }
+
+  F* rows_[2];  // null: outside the map
+  Index step_, first_, last_, next_[2];
+};
+
+// A team: a strip of a row of cells, a piece of the channels.
 template <class T, int V, class Index, int kDerivative>
 __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSweepArguments<T, Index> a) {
   using F = Compute<T>;
   constexpr int kDots = 4 * kDerivative;
-  const GradSweepShared<F, Index, kDerivative> shared(static_cast<int>(blockDim.x));
+  const GradSweepShared<T, V, Index, kDerivative> shared(static_cast<int>(blockDim.x), a.channels.lanes);
+  const Ring<T, V> ring(shared.ring);
   const Team team(a.channels.lanes);
   const auto& q = a.geometry;
 
-  std::int64_t unit = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / team.size) + team.index;
-  const int piece = static_cast<int>(unit % a.channels.pieces);
-  unit /= a.channels.pieces;
-  const Index first_column = static_cast<Index>(unit % a.strips * a.strip);
+  int rest = static_cast<int>(blockIdx.x) * static_cast<int>(blockDim.x / team.size) + team.index;
+  const int piece = take(rest, a.by_pieces);
+  const Index first_column = static_cast<Index>(take(rest, a.by_strips)) * a.strip;
   const Index last_column = min(first_column + a.strip, q.w);  // one past
-  unit /= a.strips;
-  const std::int64_t row_of_cells = unit, n = unit / (q.h + 1) / q.groups;
+  const std::int64_t row_of_cells = rest;
+  const Index h0 = static_cast<Index>(take(rest, a.by_rows)) - 1, g = take(rest, a.by_groups);
+  const std::int64_t n = rest;
   const bool has_strip = n < q.images;
   // Its cells: those whose right corners are its first column of pixels, to those whose left are its last.
   const std::int64_t cell = row_of_cells * (q.w + 1) + first_column;
-  std::uint32_t begin = has_strip ? a.begins[cell] : 0,
-                end = has_strip ? a.begins[cell + last_column - first_column + 1] : 0;
+  std::uint32_t begin = has_strip ? a.begins[cell] : 0;
+  const std::uint32_t end = has_strip ? a.begins[cell + last_column - first_column + 1] : 0;
+  const Index column_0 = (g * (q.h + 1) + h0 + 1) * (q.w + 2) + 1;  // number of the row's cell whose w0 is 0
 
   const Lane<V, Index> lane(a.channels, team, piece);
-  Walk<T, V, Index, kDerivative> walk(a.maps, q, has_strip ? n : 0, lane);
-  const auto upper = a.upper.image(n), lower = a.lower.image(n);
-  const auto add_to_mine = [&](int corner, Index h, Index w, Index c, const F(&sums)[V]) {
-    if (w >= first_column && w < last_column) add<F, V>((corner < 2 ? upper : lower).at(h, w, c), sums);
+  const auto row = [&](const Images<F>& to, Index h) -> F* {
+    if (h < 0 || h >= q.h) return nullptr;
+    return to.image(n) + (h * a.pixels.h + g * q.channels + lane.first);
   };
-  const int mine = static_cast<int>(threadIdx.x), first_of_team = mine - team.rank;
-  for (; __any_sync(kAllLanes, begin < end); begin += team.size) {
-    const std::uint32_t i = begin + team.rank;
-    std::uint32_t tap = 0;
-    shared.records[mine].state = State::absent;
-    if (i < end) {
-      tap = a.sorted_order[i];
-      fill_record(q, place_of(q, tap), shared.records[mine]);
+  StripOfPixels<F, V, Index> pixels(row(a.upper, h0), row(a.lower, h0 + 1), a.pixels.w, first_column,
+                                    last_column, has_strip && lane.works);
+  Walk<T, V, Index, kDerivative> walk(a.maps, q, has_strip ? n : 0, lane);
+  const auto add_to_mine = [&](int corner, Index of, Index, const F(&sums)[V]) {
+    pixels.add(corner / 2, of - column_0 + corner % 2, sums);
+  };
+  const int first = team.index * shared.batch;
+  for (; __any_sync(kAllLanes, begin < end); begin += shared.batch) {
+    for (int i = team.rank; i < shared.batch; i += team.size) {
+      if (begin + i >= end) continue;
+      const std::uint32_t tap = a.sorted_order[begin + i];
+      const Place<Index> at = place_of(a, tap);
+      fill_record(q, at, locate(q, at), q.read, shared.records[first + i]);
+      shared.taps[first + i] = tap;
     }
     __syncwarp();
-    Raw<T, V> next{};
-    if (begin < end) next = walk.fetch(shared.records[first_of_team]);
-    for (int k = 0; k < team.size && __any_sync(kAllLanes, begin + k < end); ++k) {
-      const auto& record = shared.records[first_of_team + k];
-      const bool has_tap = record.state == State::live;
-      // A tap left of the strip is its neighbour's, but for the right corners.
-      const bool is_mine = has_tap && (record.w0 >= first_column || first_column == 0);
-      const Raw<T, V> grad = next;
-      if (k + 1 < team.size && begin + k + 1 < end) next = walk.fetch(shared.records[first_of_team + k + 1]);
+    const int count =
+        begin < end ? static_cast<int>(min(end - begin, static_cast<std::uint32_t>(shared.batch))) : 0;
+    for (int i = 0; i < kAhead; ++i) walk.ask(ring, i, i < count, shared.records, first + i);
+    for (int i = 0; __any_sync(kAllLanes, i < count); ++i) {
+      walk.ask(ring, i + kAhead, i + kAhead < count, shared.records, first + i + kAhead);
+      const Raw<T, V> grad = ring.take(i);
       F dots[kDots] = {};
-      if (has_tap) {
+      bool is_mine = false;  // a tap left of the strip is its neighbour's, but for the right corners
+      if (i < count) {
+        const auto& record = shared.records[first + i];
+        is_mine = (record.cell >> 4) - column_0 >= first_column || first_column == 0;
         walk.move(record, add_to_mine);
         walk.tap(record, grad, dots, is_mine);
       }
-      const Held held = sum_over_team(team, dots);
-      const std::uint32_t number = __shfl_sync(kAllLanes, tap, k, team.size);
-      if (is_mine && team.rank % max(team.size * held.count / kDots, 1) == 0)
-#pragma unroll
-        for (int d = 0; d < kDots; ++d)
-          if (d < held.count) a.dots[(piece * a.taps + number) * kDots + held.first + d] = dots[d];
+      sum_over_team(team, dots, [&](int number, F sum) {
+        if (is_mine) a.dots[(piece * a.taps + shared.taps[first + i]) * kDots + number] = sum;
+      });
     }
     __syncwarp();
   }
   walk.leave(add_to_mine);
+  pixels.finish();
 }
+
+template <class T>
+struct DeadRows {
+  Array<T*> rows;  // [thread]: its tap's row of grad_grad if the tap is dead, else null
+  int bytes;
+  __host__ __device__ explicit DeadRows(int threads) {
+    SharedCarver carver;
+    rows = carver.take<T*>(threads);
+    bytes = carver.used();
+  }
+};
 
 // A thread: a tap's grad_offsets. Then, in the second derivative, a team: a dead tap's row.
 template <class T, int V, class Index, int kDerivative>
@@ -168,21 +226,23 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_finish_kernel(GradSweepArgu
     for (int piece = 0; piece < a.channels.pieces; ++piece)
 #pragma unroll
       for (int k = 0; k < kDots; ++k) dots[k] += a.dots[(piece * a.taps + tap) * kDots + k];
-    write_grad_offsets<kDerivative>(q, place_of(q, tap), dots);
+    write_grad_offsets<kDerivative>(q, place_of(a, tap), dots);
   }
   if constexpr (kDerivative == 2) {
-    const GradSweepShared<F, Index, kDerivative> shared(static_cast<int>(blockDim.x));
+    const DeadRows<T> shared(static_cast<int>(blockDim.x));
     const int mine = static_cast<int>(threadIdx.x);
-    shared.records[mine].state = State::absent;
-    if (tap < a.taps) fill_record(q, place_of(q, tap), shared.records[mine]);
+    shared.rows[mine] = nullptr;
+    if (tap < a.taps) {
+      const Place<Index> at = place_of(a, tap);
+      const auto t = locate(q, at);
+      Record<F, Index, 2> r;
+      fill_record(q, at, t, q.read, r);
+      if (!t.live) shared.rows[mine] = a.maps.grad_grad.image(at.n) + r.written;
+    }
     __syncthreads();
     const Team team(a.channels.lanes);
-    for (int i = team.index; i < shared.records.size; i += static_cast<int>(blockDim.x) / team.size) {
-      const auto& record = shared.records[i];
-      if (record.state != State::dead) continue;
-      const std::int64_t n = place_of(q, tap - mine + i).n;
-      zero_row<T, V, Index>(a.channels, team, a.maps.grad_grad.image(n) + record.written);
-    }
+    for (int i = team.index; i < shared.rows.size; i += static_cast<int>(blockDim.x) / team.size)
+      if (shared.rows[i]) zero_row<T, V, Index>(a.channels, team, shared.rows[i]);
   }
 }
 
@@ -228,37 +288,44 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
   constexpr int kV = kWidth<T, 4>;  // 8 would spill
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
-  zero(scratch.upper_and_lower, scratch.both, stream);
-  const View &x = scratch.x.view, &grad = scratch.grad.view, &gg_x = scratch.gg_x.view,
-             &grad_grad = scratch.grad_grad.view;
-  with_widths<kV>(
-      aligned(p, {x, grad, gg_x, grad_grad, scratch.upper}, kV),
-      fit_32_bits(p, {x, gg_x, scratch.upper}, {grad, grad_grad}), [&]<int V, class Index>(Vector<V>, Index) {
-        GradSweepArguments<T, Index> a;
-        a.geometry = geometry_of<T, Index>(p, grad, grad_grad);
-        a.maps = walk_maps_of<T, Index>(x, grad, gg_x, grad_grad);
-        a.channels = Channels::of(p.group_channels(), V);
-        a.taps = scratch.taps, a.cells = scratch.cells;
-        a.strip = tuning().strip, a.strips = (p.w + a.strip - 1) / a.strip;
-        a.keys = scratch.keys, a.order = scratch.order;
-        a.sorted_keys = scratch.sorted_keys, a.sorted_order = scratch.sorted_order, a.begins = scratch.begins;
-        a.dots = reinterpret_cast<F*>(scratch.dots);
-        a.upper = map_of<F, Index>(scratch.upper), a.lower = map_of<F, Index>(scratch.lower);
+  const StagedViews staged{.x = scratch.x.view,
+                           .gg_x = scratch.gg_x.view,
+                           .sums = scratch.upper,
+                           .read = scratch.grad.view,
+                           .written = scratch.grad_grad.view};
+  with_widths<kV>(p, staged, [&]<int V, class Index>(Vector<V>, Index) {
+    GradSweepArguments<T, Index> a;
+    a.geometry = geometry_of<T, Index>(p, staged);
+    a.maps = walk_maps_of<T>(staged);
+    a.channels = Channels::of(p.group_channels(), V);
+    a.taps = scratch.taps, a.cells = scratch.cells;
+    a.strip = tuning().strip;
+    const std::int64_t strips = strips_of(p);
+    a.by_pieces = Divisor(a.channels.pieces), a.by_strips = Divisor(strips), a.by_rows = Divisor(p.h + 1);
+    a.by_groups = Divisor(p.groups), a.by_taps = Divisor(p.taps());
+    a.by_wo = Divisor(p.wo), a.by_ho = Divisor(p.ho);
+    a.keys = scratch.keys, a.order = scratch.order;
+    a.sorted_keys = scratch.sorted_keys, a.sorted_order = scratch.sorted_order, a.begins = scratch.begins;
+    a.dots = reinterpret_cast<F*>(scratch.dots);
+    a.upper = images_of<F>(scratch.upper), a.lower = images_of<F>(scratch.lower);
+    a.pixels = a.geometry.sums;
 
-        const int threads = tuning().threads;
-        const auto shared = static_cast<std::size_t>(GradSweepShared<F, Index, kDerivative>(threads).bytes);
-        const Grid a_tap_a_thread{blocks_of(a.taps, threads), threads},
-            a_cell_a_thread{blocks_of(a.cells + 1, threads), threads};
-        launch("sweep_keys_kernel", sweep_keys_kernel<T, Index>, a_tap_a_thread, stream, a);
-        sort_pairs(scratch.sort, a.keys, a.order, scratch.sorted_keys, scratch.sorted_order, a.taps,
-                   static_cast<std::uint32_t>(a.cells), stream);
-        launch("sweep_begins_kernel", sweep_begins_kernel<T, Index>, a_cell_a_thread, stream, a);
-        const std::int64_t teams = p.n * p.groups * (p.h + 1) * a.strips * a.channels.pieces;
-        launch("sweep_kernel", sweep_kernel<T, V, Index, kDerivative>,
-               {blocks_of(teams, threads / a.channels.lanes), threads, shared}, stream, a);
-        launch("sweep_finish_kernel", sweep_finish_kernel<T, V, Index, kDerivative>,
-               {a_tap_a_thread.blocks, threads, kDerivative == 2 ? shared : 0}, stream, a);
-      });
+    const int threads = tuning().threads, lanes = a.channels.lanes;
+    const auto bytes =
+                   static_cast<std::size_t>(GradSweepShared<T, V, Index, kDerivative>(threads, lanes).bytes),
+               bytes_of_rows = kDerivative == 2 ? static_cast<std::size_t>(DeadRows<T>(threads).bytes) : 0;
+    const Grid a_tap_a_thread{blocks_of(a.taps, threads), threads},
+        a_cell_a_thread{blocks_of(a.cells + 1, threads), threads};
+    launch("sweep_keys_kernel", sweep_keys_kernel<T, Index>, a_tap_a_thread, stream, a);
+    sort_pairs(scratch.sort, a.keys, a.order, scratch.sorted_keys, scratch.sorted_order, a.taps,
+               static_cast<std::uint32_t>(a.cells), stream);
+    launch("sweep_begins_kernel", sweep_begins_kernel<T, Index>, a_cell_a_thread, stream, a);
+    const std::int64_t teams = p.n * p.groups * (p.h + 1) * strips * a.channels.pieces;
+    launch("sweep_kernel", sweep_kernel<T, V, Index, kDerivative>,
+           {blocks_of(teams, threads / lanes), threads, bytes}, stream, a);
+    launch("sweep_finish_kernel", sweep_finish_kernel<T, V, Index, kDerivative>,
+           {a_tap_a_thread.blocks, threads, bytes_of_rows}, stream, a);
+  });
   scratch.grad_grad.store(stream);
   copy(scratch.upper, scratch.lower, p.grad_x, extent_of_x(p), stream);
 }

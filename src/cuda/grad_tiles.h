@@ -36,22 +36,24 @@ struct Torus {
 template <class T, class Index>
 struct GradTilesArguments {
   Geometry<T, Index> geometry;
-  WalkMaps<T, Index> maps;
-  Map<Compute<T>, Index> grad_x;  // [n, h, w, c], zeroed: the tensor itself or sums that will be stored to it
+  WalkMaps<T> maps;
+  Images<Compute<T>> sums;  // [n, h, w, c], zeroed: grad_x itself or what will be stored to it
   TileShape tile;
   Channels channels;
   Torus torus;
 };
 
-// A block's shared memory.
-template <class F, class Index, int kDerivative>
+// A block's shared memory. Sorted taps are the live ones by bucket; in the second derivative, then the dead.
+template <class T, int V, class Index, int kDerivative>
 struct GradTilesShared {
+  using F = Compute<T>;
   static constexpr int kDots = 4 * kDerivative;
   int buckets, teams, rows_of_dots;              // rows_of_dots: a team adds to that of its piece of channels
-  Array<Record<F, Index, kDerivative>> records;  // [tap]
-  Array<F> dots;                                 // [row][tap][kDots]
-  Array<unsigned short> sorted;                  // [live tap]
-  Array<int> begins;                             // [bucket], then the number of live taps
+  Array<Record<F, Index, kDerivative>> records;  // [sorted tap]
+  Array<F> dots;                                 // [row][sorted tap][kDots]
+  Array<Raw<T, V>> ring;                         // [slot][thread]
+  Array<int> places;                             // [tap]: its number among the sorted, or kAbsent
+  Array<int> begins;                             // [bucket], of the dead, the number of sorted taps
   int bytes;
 
   __host__ __device__ GradTilesShared(int taps, int groups, const Torus& torus, const Channels& c,
@@ -62,8 +64,9 @@ struct GradTilesShared {
     SharedCarver carver;
     records = carver.take<Record<F, Index, kDerivative>>(taps);
     dots = carver.take<F>(rows_of_dots * taps * kDots);
-    sorted = carver.take<unsigned short>(taps);
-    begins = carver.take<int>(buckets + 1);
+    ring = carver.take<Raw<T, V>>(Ring<T, V>::kSlots * threads);
+    places = carver.take<int>(taps);
+    begins = carver.take<int>(buckets + 2);
     bytes = carver.used();
   }
 };
@@ -89,66 +92,73 @@ __device__ inline void sum_before(const Array<int>& counts, int n) {
   }
 }
 
-// Sorts the tile's live taps by bucket. All threads of the block; begins with counts of 0.
-template <class F, class Index, int kDerivative>
-__device__ void sort_tile(const Tile<Index>& tile, const Torus& torus,
-                          const GradTilesShared<F, Index, kDerivative>& shared) {
+// Sorts the tile's taps by bucket and fills their records. All threads of the block; begins with begins of 0.
+template <class T, int V, class Index, int kDerivative>
+__device__ void sort_tile(const GradTilesArguments<T, Index>& a, const Tile<Index>& tile,
+                          const GradTilesShared<T, V, Index, kDerivative>& shared) {
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
   for (int i = first; i < tile.size(); i += step) {
-    auto& r = shared.records[i];
-    if (r.state != State::live) continue;
-    const int h = static_cast<int>(r.h0) & ((1 << torus.log_h) - 1);
-    const int w = static_cast<int>(r.w0) & ((1 << torus.log_w) - 1);
-    r.bucket = (((tile.group(i) << torus.log_h) + h) << torus.log_w) + w;
-    r.place = atomicAdd(&shared.begins[r.bucket], 1);
+    Place<Index> at;
+    int bucket = kAbsent, place = 0;
+    if (tile.place(a.geometry, i, &at)) {
+      const auto tap = locate(a.geometry, at);
+      const int h = static_cast<int>(tap.h0) & ((1 << a.torus.log_h) - 1);
+      const int w = static_cast<int>(tap.w0) & ((1 << a.torus.log_w) - 1);
+      if (tap.live)
+        bucket = ((static_cast<int>(at.g - tile.first.g) << a.torus.log_h | h) << a.torus.log_w) | w;
+      else if (kDerivative == 2)
+        bucket = shared.buckets;
+      if (bucket != kAbsent) place = atomicAdd(&shared.begins[bucket], 1);
+    }
+    shared.places[i] = bucket == kAbsent ? kAbsent : bucket << 16 | place;
   }
   __syncthreads();
-  sum_before(shared.begins, shared.buckets);
+  sum_before(shared.begins, shared.buckets + 1);
   __syncthreads();
   for (int i = first; i < tile.size(); i += step) {
-    const auto& r = shared.records[i];
-    if (r.state == State::live)
-      shared.sorted[shared.begins[r.bucket] + r.place] = static_cast<unsigned short>(i);
+    const int found = shared.places[i];
+    if (found == kAbsent) continue;
+    const int place = shared.begins[found >> 16] + (found & 0xffff);
+    shared.places[i] = place;
+    Place<Index> at;
+    tile.place(a.geometry, i, &at);
+    fill_record(a.geometry, at, locate(a.geometry, at), a.geometry.read, shared.records[place]);
   }
 }
 
 // The teams' walks: each takes a piece of the channels and a part of the sorted taps.
 template <class T, int V, class Index, int kDerivative, class F = Compute<T>>
 __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Index>& tile,
-                          const GradTilesShared<F, Index, kDerivative>& shared) {
+                          const GradTilesShared<T, V, Index, kDerivative>& shared) {
   constexpr int kDots = 4 * kDerivative;
   const Team team(a.channels.lanes);
+  const Ring<T, V> ring(shared.ring);
   const int live = shared.begins[shared.buckets];
   const int parts = max(shared.teams / a.channels.pieces, 1), part = team.index / a.channels.pieces;
   const int steps = (live + parts - 1) / parts;  // the same for all teams of a warp: they shuffle together
   const int begin = min(part * steps, live), end = part < parts ? min(begin + steps, live) : begin;
-  const auto grad_x = a.grad_x.image(tile.first.n);
-  const auto add = [&](int, Index h, Index w, Index c, const F(&sums)[V]) {
-    add_atomically(grad_x.at(h, w, c), sums);
-  };
   for (int piece = team.index % a.channels.pieces; piece < a.channels.pieces; piece += shared.teams) {
-    const int row = piece % shared.rows_of_dots;
-    Walk<T, V, Index, kDerivative> walk(a.maps, a.geometry, tile.first.n,
-                                        Lane<V, Index>(a.channels, team, piece));
-    Raw<T, V> next{};
-    if (begin < end) next = walk.fetch(shared.records[shared.sorted[begin]]);
-    for (int i = begin; i < begin + steps; ++i) {
-      const bool has_tap = i < end;
-      const Raw<T, V> grad = next;
-      if (i + 1 < end) next = walk.fetch(shared.records[shared.sorted[i + 1]]);
+    const Lane<V, Index> lane(a.channels, team, piece);
+    Walk<T, V, Index, kDerivative> walk(a.maps, a.geometry, tile.first.n, lane);
+    const auto add = [&, sums = settled(a.sums.image(tile.first.n) + lane.first), steps = a.geometry.sums](
+                         int corner, Index, Index at, const F(&v)[V]) {
+      add_atomically(sums + (at + steps.to_corner(corner)), v);
+    };
+    const auto dots_of_row = shared.dots.data + piece % shared.rows_of_dots * tile.size() * kDots;
+    for (int i = 0; i < kAhead; ++i) walk.ask(ring, i, begin + i < end, shared.records, begin + i);
+    for (int i = 0; i < steps; ++i) {
+      const bool has_tap = begin + i < end;
+      walk.ask(ring, i + kAhead, begin + i + kAhead < end, shared.records, begin + i + kAhead);
+      const Raw<T, V> grad = ring.take(i);
       F dots[kDots] = {};
       if (has_tap) {
-        const auto& tap = shared.records[shared.sorted[i]];
+        const auto& tap = shared.records[begin + i];
         walk.move(tap, add);
         walk.tap(tap, grad, dots, true);
       }
-      const Held held = sum_over_team(team, dots);
-      // Of the lanes that hold the same sums, the first.
-      if (has_tap && team.rank % max(team.size * held.count / kDots, 1) == 0)
-#pragma unroll
-        for (int k = 0; k < kDots; ++k)
-          if (k < held.count)
-            shared.dots[(row * tile.size() + shared.sorted[i]) * kDots + held.first + k] += dots[k];
+      sum_over_team(team, dots, [&](int number, F sum) {
+        if (has_tap) dots_of_row[(begin + i) * kDots + number] += sum;
+      });
     }
     walk.leave(add);
   }
@@ -159,34 +169,33 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks)
     grad_tiles_kernel(GradTilesArguments<T, Index> a) {
   using F = Compute<T>;
   const Tile<Index> tile(a.tile);
-  const GradTilesShared<F, Index, kDerivative> shared(tile.size(), a.tile.groups, a.torus, a.channels,
-                                                      static_cast<int>(blockDim.x));
+  const GradTilesShared<T, V, Index, kDerivative> shared(tile.size(), a.tile.groups, a.torus, a.channels,
+                                                         static_cast<int>(blockDim.x));
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
-  for (int i = first; i <= shared.buckets; i += step) shared.begins[i] = 0;
+  for (int i = first; i < shared.begins.size; i += step) shared.begins[i] = 0;
   for (int i = first; i < shared.dots.size; i += step) shared.dots[i] = 0;
-  tile.fill(a.geometry, shared.records);
   __syncthreads();
-  sort_tile(tile, a.torus, shared);
+  sort_tile(a, tile, shared);
   __syncthreads();
-  walk_tile<T, V>(a, tile, shared);
+  walk_tile(a, tile, shared);
   __syncthreads();
   for (int i = first; i < tile.size(); i += step) {
     Place<Index> at;
     if (!tile.place(a.geometry, i, &at)) continue;
     F dots[4 * kDerivative] = {};
-    for (int row = 0; row < shared.rows_of_dots; ++row)
+    const int place = shared.places[i];
+    for (int row = 0; row < shared.rows_of_dots && place != kAbsent; ++row)
 #pragma unroll
       for (int k = 0; k < 4 * kDerivative; ++k)
-        dots[k] += shared.dots[(row * tile.size() + i) * 4 * kDerivative + k];
+        dots[k] += shared.dots[(row * tile.size() + place) * 4 * kDerivative + k];
     write_grad_offsets<kDerivative>(a.geometry, at, dots);
   }
   if constexpr (kDerivative == 2) {
     const Team team(a.channels.lanes);
     T* grad_grad = a.maps.grad_grad.image(tile.first.n);
-    for (int i = team.index; i < tile.size(); i += shared.teams) {
-      const auto& tap = shared.records[i];
-      if (tap.state == State::dead) zero_row<T, V, Index>(a.channels, team, grad_grad + tap.written);
-    }
+    const int dead = shared.begins[shared.buckets], end = shared.begins[shared.buckets + 1];
+    for (int i = dead + team.index; i < end; i += shared.teams)
+      zero_row<T, V, Index>(a.channels, team, grad_grad + shared.records[i].written);
   }
 }
 
@@ -218,31 +227,32 @@ void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
   zero(scratch.sums, extent_of_x(p), stream);
-  const View &x = scratch.x.view, &grad = scratch.grad.view, &gg_x = scratch.gg_x.view,
-             &grad_grad = scratch.grad_grad.view;
-  with_widths<kV>(
-      aligned(p, {x, grad, gg_x, grad_grad, scratch.sums}, kV),
-      fit_32_bits(p, {x, gg_x, scratch.sums}, {grad, grad_grad}), [&]<int V, class Index>(Vector<V>, Index) {
-        GradTilesArguments<T, Index> a;
-        a.geometry = geometry_of<T, Index>(p, grad, grad_grad);
-        a.maps = walk_maps_of<T, Index>(x, grad, gg_x, grad_grad);
-        a.grad_x = map_of<F, Index>(scratch.sums);
-        a.channels = Channels::of(p.group_channels(), V);
-        const int threads = tuning().threads,
-                  rows_of_dots = std::min(threads / a.channels.lanes, a.channels.pieces);
-        const int bytes_a_tap = static_cast<int>(sizeof(Record<F, Index, kDerivative>) + 2 +
-                                                 rows_of_dots * 4 * kDerivative * sizeof(F));
-        const int bytes_of_buckets = (tuning().buckets + 1) * 4 + 64;  // 64: four arrays' alignment
-        const int most =
-            std::min(tuning().tile_taps, (tuning().shared_bytes - bytes_of_buckets) / bytes_a_tap);
-        a.tile = shape_tile(p, p.n, most, tuning().read_bytes, blocks_to_fill_device());
-        a.torus = Torus::of(p, a.tile, tuning().buckets);
-        const GradTilesShared<F, Index, kDerivative> shared(a.tile.size(), a.tile.groups, a.torus, a.channels,
-                                                            threads);
-        launch(kDerivative == 1 ? "grad_tiles_kernel" : "grad_grad_tiles_kernel",
-               grad_tiles_kernel<T, V, Index, kDerivative>,
-               {a.tile.count(p.n), threads, static_cast<std::size_t>(shared.bytes)}, stream, a);
-      });
+  const StagedViews staged{.x = scratch.x.view,
+                           .gg_x = scratch.gg_x.view,
+                           .sums = scratch.sums,
+                           .read = scratch.grad.view,
+                           .written = scratch.grad_grad.view};
+  with_widths<kV>(p, staged, [&]<int V, class Index>(Vector<V>, Index) {
+    GradTilesArguments<T, Index> a;
+    a.geometry = geometry_of<T, Index>(p, staged);
+    a.maps = walk_maps_of<T>(staged);
+    a.sums = images_of<F>(staged.sums);
+    a.channels = Channels::of(p.group_channels(), V);
+    const int threads = tuning().threads;
+    const auto bytes = [&](int taps) {  // of a block whose tile has so many, and the most buckets
+      return GradTilesShared<T, V, Index, kDerivative>(taps, tuning().buckets, Torus{}, a.channels, threads)
+          .bytes;
+    };
+    int most = tuning().tile_taps;
+    while (most > 1 && bytes(most) > shared_bytes_of_block()) --most;
+    a.tile = shape_tile(p, p.n, most, tuning().read_bytes, blocks_to_fill_device());
+    a.torus = Torus::of(p, a.tile, tuning().buckets);
+    const GradTilesShared<T, V, Index, kDerivative> shared(a.tile.size(), a.tile.groups, a.torus, a.channels,
+                                                           threads);
+    launch(kDerivative == 1 ? "grad_tiles_kernel" : "grad_grad_tiles_kernel",
+           grad_tiles_kernel<T, V, Index, kDerivative>,
+           {a.tile.count(p.n), threads, static_cast<std::size_t>(shared.bytes)}, stream, a);
+  });
   scratch.grad_grad.store(stream);
   if (!scratch.sums_are_grad_x) copy(scratch.sums, View{}, p.grad_x, extent_of_x(p), stream);
 }

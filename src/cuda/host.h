@@ -32,10 +32,14 @@ inline Problem slice(const Problem& p, std::int64_t first, std::int64_t count) {
   return q;
 }
 
-// What kernels number with 32 bits: taps, cells, squares that are copied.
+// Strips of a row of cells that the deterministic schedule sweeps.
+inline std::int64_t strips_of(const Problem& p) { return (p.w + tuning().strip - 1) / tuning().strip; }
+
+// What kernels number with 31 bits: taps, cells, squares that are copied, teams of a sweep.
 constexpr std::int64_t kMostItems = (std::int64_t{1} << 31) - 1;
 inline std::int64_t items_of_image(const Problem& p) {
-  return std::max({p.ho * p.wo * p.lanes(), p.groups * (p.h + 1) * (p.w + 1), p.h * p.w * (p.c / 32 + 1)});
+  return std::max({p.ho * p.wo * p.lanes(), p.groups * (p.h + 1) * (p.w + 1), p.h * p.w * (p.c / 32 + 1),
+                   p.groups * (p.h + 1) * strips_of(p) * (p.group_channels() / 32 + 1)});
 }
 
 // As many images as their items and scratch allow, if the schedule needs `bytes_of_one` for one.
@@ -89,6 +93,11 @@ struct Staged {
   }
 };
 
+// Tensors as they are staged; those that a pass lacks are empty.
+struct StagedViews {
+  View x, gg_x, sums, read, written;  // read: grad; written: y or grad_grad
+};
+
 // Sums for grad_x are made in this dtype.
 inline DType dtype_of_sums(const Problem& p) {
   return p.x.dtype == DType::float64 ? DType::float64 : DType::float32;
@@ -103,9 +112,9 @@ inline constexpr int kWidth = 16 / static_cast<int>(sizeof(T)) < kMost ? 16 / st
                                                                        : kMost;
 
 // May vectors of v elements be loaded from all of these?
-inline bool aligned(const Problem& p, std::initializer_list<View> views, int v) {
+inline bool aligned(const Problem& p, const StagedViews& staged, int v) {
   if (p.group_channels() % v) return false;
-  for (const View& t : views) {
+  for (const View& t : {staged.x, staged.gg_x, staged.sums, staged.read, staged.written}) {
     const std::int64_t bytes = std::min<std::int64_t>(v * size_of(t.dtype), 16);
     if (reinterpret_cast<std::uintptr_t>(t.data) % static_cast<std::uintptr_t>(bytes)) return false;
     for (std::int64_t stride : {t.n, t.h, t.w})
@@ -122,12 +131,18 @@ inline bool fits_32_bits(const View& v, const Extent& e) {
   return reach < 0x1p31 && e.h * e.w * e.c < (std::int64_t{1} << 31);
 }
 
-// The same of a gradient's tensors: those of x's extent, those of grad's, and offsets.
-inline bool fit_32_bits(const Problem& p, std::initializer_list<View> like_x,
-                        std::initializer_list<View> like_grad) {
-  bool fit = true;
-  for (const View& v : like_x) fit &= fits_32_bits(v, extent_of_x(p));
-  for (const View& v : like_grad) fit &= fits_32_bits(v, extent_of_y(p));
+// Does all of a call: its tensors, the positions of its taps, the numbers of its cells?
+inline bool fits_32_bits(const Problem& p, const StagedViews& staged) {
+  const auto number = [](std::int64_t i) { return static_cast<double>(i); };
+  const auto reach = [&](std::int64_t outputs, std::int64_t stride, std::int64_t taps, std::int64_t dilation,
+                         std::int64_t pad) {
+    return number(outputs) * number(stride) + number(taps) * number(dilation) + std::abs(number(pad));
+  };
+  bool fit = std::max({number(p.h), number(p.w), reach(p.ho, p.stride_h, p.kh, p.dil_h, p.top),
+                       reach(p.wo, p.stride_w, p.kw, p.dil_w, p.left)}) < number(kFar);
+  fit &= number(p.groups) * number(p.h + 1) * number(p.w + 2) < number(kMostCells);
+  for (const View& v : {staged.x, staged.gg_x, staged.sums}) fit &= fits_32_bits(v, extent_of_x(p));
+  for (const View& v : {staged.read, staged.written}) fit &= fits_32_bits(v, extent_of_y(p));
   for (const View& v : {p.offsets, p.gg_offsets, p.grad_offsets})
     fit &= fits_32_bits(v, extent_of_offsets(p));
   return fit;
@@ -136,12 +151,12 @@ inline bool fit_32_bits(const Problem& p, std::initializer_list<View> like_x,
 template <int V>
 struct Vector {};
 
-// Calls run(Vector<V>, Index): vectors of `kV` or of 1, indices of 32 bits or, with vectors of 1, of 64.
+// Calls run(Vector<V>, Index): vectors of kV or of 1, indices of 32 bits or, with vectors of 1, of 64.
 template <int kV, class Run>
-void with_widths(bool wide, bool narrow_index, const Run& run) {
-  if (!narrow_index)
+void with_widths(const Problem& p, const StagedViews& staged, const Run& run) {
+  if (!fits_32_bits(p, staged))
     run(Vector<1>{}, std::int64_t{});
-  else if (wide)
+  else if (aligned(p, staged, kV))
     run(Vector<kV>{}, std::int32_t{});
   else
     run(Vector<1>{}, std::int32_t{});
@@ -166,30 +181,28 @@ Scalars<T, Index> scalars_of(const View& v) {
   return {v.data, wide, v.n, static_cast<Index>(v.h), static_cast<Index>(v.w), static_cast<Index>(v.c)};
 }
 
-template <class E, class Index>
-Map<E, Index> map_of(const View& v) {
-  return {reinterpret_cast<E*>(v.data), v.n, static_cast<Index>(v.h), static_cast<Index>(v.w)};
-}
-
 template <class E>
 Images<E> images_of(const View& v) {
   return {reinterpret_cast<E*>(v.data), v.n};
 }
 
-// read, written: staged grad; staged y or grad_grad.
 template <class T, class Index>
-Geometry<T, Index> geometry_of(const Problem& p, const View& read, const View& written) {
+Geometry<T, Index> geometry_of(const Problem& p, const StagedViews& staged) {
   const auto index = [](std::int64_t i) { return static_cast<Index>(i); };
+  const auto pixels = [&](const View& v) { return Pixels<Index>{index(v.h), index(v.w)}; };
   Geometry<T, Index> q;
   q.images = p.n, q.h = index(p.h), q.w = index(p.w);
   q.ho = index(p.ho), q.wo = index(p.wo), q.groups = index(p.groups), q.kh = index(p.kh), q.kw = index(p.kw);
   q.channels = index(p.group_channels());
-  q.stride_h = p.stride_h, q.stride_w = p.stride_w, q.dil_h = p.dil_h, q.dil_w = p.dil_w;
-  q.top = p.top, q.left = p.left, q.modulated = p.modulated, q.closed = p.closed;
+  q.stride_h = index(p.stride_h), q.stride_w = index(p.stride_w);
+  q.dil_h = index(p.dil_h), q.dil_w = index(p.dil_w), q.top = index(p.top), q.left = index(p.left);
+  q.modulated = p.modulated, q.closed = p.closed;
+  q.by_kw = Divisor(p.kw);
+  q.x = pixels(staged.x), q.gg_x = pixels(staged.gg_x), q.sums = pixels(staged.sums);
   const auto samples = [&](const View& v) {
     return Samples<Index>{index(p.kh * v.h), index(p.kw * v.w), index(v.h), index(v.w)};
   };
-  q.read = samples(read), q.written = samples(written);
+  q.read = samples(staged.read), q.written = samples(staged.written);
   q.offsets = scalars_of<T, Index>(p.offsets);
   q.gg_offsets = scalars_of<T, Index>(p.gg_offsets);
   q.grad_offsets = scalars_of<T, Index>(p.grad_offsets);

@@ -31,12 +31,19 @@ struct Grid {
   std::size_t shared_bytes = 0;
 };
 
+constexpr std::size_t kSharedUnasked = 48 << 10;  // more shared memory must be asked for
+
 // Queues kernel(arguments) and returns at once.
 template <class Arguments>
 void launch(const char* name, void (*kernel)(Arguments), const Grid& grid, cudaStream_t stream,
             Arguments arguments) {
   if (grid.blocks == 0) return;
   if (grid.blocks > 0x7fffffff) throw Error(name, cudaErrorInvalidConfiguration);
+  if (grid.shared_bytes > kSharedUnasked)
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(grid.shared_bytes)),
+          name);
   void* list[] = {&arguments};
   check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads), list,
                          grid.shared_bytes, stream),

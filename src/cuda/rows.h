@@ -6,17 +6,7 @@
 
 namespace tapfield::cuda {
 
-template <class E, class Index>
-struct Map {
-  E* data = nullptr;  // null: absent
-  std::int64_t n = 0;
-  Index h = 0, w = 0;  // strides in elements
-
-  __device__ Map image(std::int64_t i) const { return {data + i * n, n, h, w}; }
-  __device__ E* at(Index ih, Index iw, Index c) const { return data + (ih * h + iw * w + c); }
-};
-
-// The same where records say what lies where in an image.
+// A tensor's images; geometry.h says what lies where in one.
 template <class E>
 struct Images {
   E* data = nullptr;   // null: absent

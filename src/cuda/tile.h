@@ -10,29 +10,12 @@
 
 namespace tapfield::cuda {
 
-// Division by a number that the host knows, for numerators below 2^31.
-class Divisor {
- public:
-  Divisor() = default;
-  explicit Divisor(int d) : d_(static_cast<unsigned>(d)) {
-    while ((1ull << shift_) < d_) ++shift_;
-    factor_ = static_cast<unsigned>(((1ull << 32) * ((1ull << shift_) - d_)) / d_ + 1);
-  }
-  __device__ int quotient(int n) const {
-    return static_cast<int>((__umulhi(static_cast<unsigned>(n), factor_) + static_cast<unsigned>(n)) >>
-                            shift_);
-  }
-  __device__ int remainder(int n, int quotient) const { return n - quotient * static_cast<int>(d_); }
-
- private:
-  unsigned d_ = 1, factor_ = 1, shift_ = 0;
-};
-
 struct TileShape {
   int rows = 1, columns = 1;           // of output pixels
   int groups = 1, taps = 1;            // of the groups, of a group's taps
   Divisor by_pixel, by_group, by_row;  // groups * taps; groups; columns
   std::int64_t tiles_h = 1, tiles_w = 1, tiles_g = 1, tiles_k = 1;
+  Divisor by_tiles_h, by_tiles_w, by_tiles_g, by_tiles_k;
 
   int size() const { return rows * columns * groups * taps; }
   std::int64_t count(std::int64_t images) const { return images * tiles_h * tiles_w * tiles_g * tiles_k; }
@@ -61,16 +44,27 @@ inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int
          pixels > 1)
     set(pixels /= 2);
   s.by_pixel = Divisor(s.groups * s.taps), s.by_group = Divisor(s.groups), s.by_row = Divisor(s.columns);
+  s.by_tiles_h = Divisor(s.tiles_h), s.by_tiles_w = Divisor(s.tiles_w);
+  s.by_tiles_g = Divisor(s.tiles_g), s.by_tiles_k = Divisor(s.tiles_k);
   return s;
 }
 
-// What least_blocks should be on the current device.
-inline std::int64_t blocks_to_fill_device() {
-  int device = 0, multiprocessors = 0;
+// Of the current device.
+inline int attribute(cudaDeviceAttr of) {
+  int device = 0, value = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
-        "cudaDeviceGetAttribute");
-  return std::int64_t{multiprocessors} * tuning().blocks_an_sm;
+  check(cudaDeviceGetAttribute(&value, of, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// What least_blocks should be on it.
+inline std::int64_t blocks_to_fill_device() {
+  return std::int64_t{attribute(cudaDevAttrMultiProcessorCount)} * tuning().blocks_an_sm;
+}
+
+// Shared memory of a block, at most, on it: an SM keeps 1 KiB of each block's for itself.
+inline int shared_bytes_of_block() {
+  return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / tuning().blocks_by_shared - (1 << 10);
 }
 
 // The tile of this block: groups fastest, so that blocks which share sectors run at the same time.
@@ -80,11 +74,14 @@ struct Tile {
   Place<Index> first;
 
   __device__ explicit Tile(const TileShape& s) : shape(s) {
-    std::int64_t i = blockIdx.x;
-    first.g = static_cast<Index>(i % s.tiles_g * s.groups), i /= s.tiles_g;
-    first.k = static_cast<Index>(i % s.tiles_k * s.taps), i /= s.tiles_k;
-    first.wo = static_cast<Index>(i % s.tiles_w * s.columns), i /= s.tiles_w;
-    first.ho = static_cast<Index>(i % s.tiles_h * s.rows), i /= s.tiles_h;
+    int i = static_cast<int>(blockIdx.x);
+    const auto take = [&](const Divisor& tiles, int step) {
+      const int all = i;
+      i = tiles.quotient(all);
+      return static_cast<Index>(tiles.remainder(all, i)) * step;
+    };
+    first.g = take(s.by_tiles_g, s.groups), first.k = take(s.by_tiles_k, s.taps);
+    first.wo = take(s.by_tiles_w, s.columns), first.ho = take(s.by_tiles_h, s.rows);
     first.n = i;
   }
   __device__ int size() const { return shape.rows * shape.columns * shape.groups * shape.taps; }
@@ -97,25 +94,6 @@ struct Tile {
     *at = {first.n, first.ho + row, first.wo + shape.by_row.remainder(pixel, row),
            first.g + shape.by_group.remainder(rest, k), first.k + k};
     return at->ho < q.ho && at->wo < q.wo && at->g < q.groups && at->k < q.kh * q.kw;
-  }
-
-  // The group of tap number i, counted from the tile's first.
-  __device__ int group(int i) const {
-    const int rest = shape.by_pixel.remainder(i, shape.by_pixel.quotient(i));
-    return shape.by_group.remainder(rest, shape.by_group.quotient(rest));
-  }
-
-  // Fills a record for each of its taps; all threads of the block together, one tap each at a time.
-  template <class T, int kDerivative, class F = Compute<T>>
-  __device__ void fill(const Geometry<T, Index>& q,
-                       const Array<Record<F, Index, kDerivative>>& records) const {
-    for (int i = static_cast<int>(threadIdx.x); i < size(); i += static_cast<int>(blockDim.x)) {
-      Place<Index> at;
-      if (place(q, i, &at))
-        fill_record(q, at, records[i]);
-      else
-        records[i].state = State::absent;
-    }
   }
 };
 

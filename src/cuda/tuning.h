@@ -28,8 +28,8 @@ struct Tuning {
   // 12. A larger tile has longer runs, but fewer blocks and more shared memory.
   int tile_taps = 576;
 
-  // Shared memory of a block, at most: what needs no opt-in, and leaves 4 blocks to an SM.
-  int shared_bytes = 48 << 10;
+  // Blocks that shall find room in an SM's shared memory: as many as in its registers. 56 KiB each on sm_90.
+  int blocks_by_shared = 4;
 
   // Cells that the sort tells apart, at most: 16 x 16 are enough for the tile above, and a scan of them by
   // one warp is 8 steps.

@@ -6,23 +6,25 @@
 
 #include "cuda/geometry.h"
 #include "cuda/host.h"
+#include "cuda/ring.h"
 
 namespace tapfield::cuda {
 
-template <class T, class Index>
+template <class T>
 struct WalkMaps {
-  Map<const T, Index> x;  // [n, h, w, c]
-  Images<const T> grad;   // [n, ho*kh, wo*kw, c]
+  Images<const T> x;     // [n, h, w, c]
+  Images<const T> grad;  // [n, ho*kh, wo*kw, c]
   // second derivative
-  Map<const T, Index> gg_x;  // as x; may be absent
-  bool gg_x_wide;            // its elements are of Compute<T>; strides count those
-  Images<T> grad_grad;       // out: as grad
+  Images<const T> gg_x;  // as x; may be absent
+  bool gg_x_wide;        // its elements are of Compute<T>; strides count those
+  Images<T> grad_grad;   // out: as grad
 };
 
-template <class T, class Index>
-WalkMaps<T, Index> walk_maps_of(const View& x, const View& grad, const View& gg_x, const View& grad_grad) {
-  return {map_of<const T, Index>(x), images_of<const T>(grad), map_of<const T, Index>(gg_x),
-          size_of(gg_x.dtype) == static_cast<std::int64_t>(sizeof(Compute<T>)), images_of<T>(grad_grad)};
+template <class T>
+WalkMaps<T> walk_maps_of(const StagedViews& staged) {
+  return {images_of<const T>(staged.x), images_of<const T>(staged.read), images_of<const T>(staged.gg_x),
+          size_of(staged.gg_x.dtype) == static_cast<std::int64_t>(sizeof(Compute<T>)),
+          images_of<T>(staged.written)};
 }
 
 template <class T, int V, class Index, int kDerivative>
@@ -33,54 +35,59 @@ class Walk {
   static constexpr int kDots = 4 * kDerivative;
 
   // Of image n, in the lane's channels.
-  __device__ Walk(const WalkMaps<T, Index>& maps, const Geometry<T, Index>& q, std::int64_t n,
-                  Lane<V, Index> lane)
-      : h_(q.h), w_(q.w), lane_(lane), x_(maps.x.image(n)), grad_(maps.grad.image(n)) {
+  __device__ Walk(const WalkMaps<T>& maps, const Geometry<T, Index>& q, std::int64_t n, Lane<V, Index> lane)
+      : works_(lane.works),
+        x_steps_(q.x),
+        gg_x_steps_(q.gg_x),
+        x_(settled(maps.x.image(n) + lane.first)),
+        grad_(settled(maps.grad.image(n) + lane.first)) {
     if constexpr (kDerivative == 2) {
       gg_x_wide_ = maps.gg_x_wide;
-      gg_x_ = maps.gg_x;
-      if (gg_x_.data) gg_x_.data += n * gg_x_.n * (gg_x_wide_ ? sizeof(F) / sizeof(T) : 1);
-      grad_grad_ = maps.grad_grad.image(n);
+      gg_x_ = maps.gg_x.data;
+      if (gg_x_) gg_x_ += (n * maps.gg_x.n + lane.first) * (gg_x_wide_ ? sizeof(F) / sizeof(T) : 1);
+      gg_x_ = settled(gg_x_), grad_grad_ = settled(maps.grad_grad.image(n) + lane.first);
     }
   }
 
-  // The tap's vector of grad. Asked for one tap ahead, it comes while the last one is worked on.
-  __device__ Raw<T, V> fetch(const Tap& t) const {
-    return lane_.works ? load_once<T, V>(grad_ + t.read + lane_.first) : Raw<T, V>{};
+  // Asks for the vector of grad of the walk's tap of that number.
+  __device__ void ask(const Ring<T, V>& ring, int number, bool has_tap, const Array<Tap>& taps, int i) const {
+    ring.ask(number, has_tap, has_tap ? grad_ + taps[i].sample : nullptr, works_);
   }
 
-  // Moves to the tap's cell. What the last one has summed for a corner goes to add(corner, h, w, channel,
-  // sums), once for each corner in the map.
+  // Moves to the tap's cell. What the last one has summed for a corner goes to add(corner, cell, sums of its
+  // corner 00, vector), once for each corner in the map.
   template <class Add>
   __device__ void move(const Tap& t, const Add& add) {
-    const bool row_stays = t.h0 == h0_ && t.channel == channel_;
-    if (row_stays && t.w0 == w0_ && terms_ < kTerms) {
+    const Index cell = t.cell;
+    if (cell == cell_ && terms_ < kTerms) {
       ++terms_;
       return;
     }
-    const bool next_column = row_stays && t.w0 == w0_ + 1;
+    const bool next_column = (cell >> 4) == (cell_ >> 4) + 1;
     pass_on(0, add);
     if (next_column)
       shift();
     else
       pass_on(1, add);
-    h0_ = t.h0, w0_ = t.w0, channel_ = t.channel, terms_ = 1;
-    if (!next_column) enter(0);
-    enter(1);
+    cell_ = cell, corners_ = works_ ? cell & kCorners : 0, sums_at_ = t.sums, terms_ = 1;
+    if (!next_column) enter(0, t);
+    enter(1, t);
   }
 
   // One tap of the cell: grad_x's sums, the lane's part of its dots. `writes`: and its row of grad_grad.
-  __device__ void tap(const Tap& t, const Raw<T, V>& fetched, F (&dots)[kDots], bool writes) {
+  __device__ void tap(const Tap& t, Raw<T, V> fetched, F (&dots)[kDots], bool writes) {
     F g[V];
     unpack<T, V>(fetched, g);
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
+    for (int k = 0; k < 4; ++k) {
+      const F weight = t.weight[k];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        sums_[k][i] += t.weight[k] * g[i];
+        sums_[k][i] += weight * g[i];
         dots[k] += g[i] * v_[k][i];
         if constexpr (kDerivative == 2) dots[4 + k] += g[i] * u_[k][i];
       }
+    }
     if constexpr (kDerivative == 2) {
       F out[V];
 #pragma unroll
@@ -89,7 +96,7 @@ class Walk {
 #pragma unroll
         for (int k = 0; k < 4; ++k) out[i] += t.weight[k] * v_[k][i] + t.weight[4 + k] * u_[k][i];
       }
-      if (writes && lane_.works) store_once<T, V>(grad_grad_ + t.written + lane_.first, out);
+      if (writes && works_) store_once<T, V>(grad_grad_ + t.written, out);
     }
   }
 
@@ -100,41 +107,32 @@ class Walk {
   }
 
  private:
-  __device__ bool in_map(int k) const {
-    return math::inside(h0_ + k / 2, h_) && math::inside(w0_ + k % 2, w_);
-  }
+  __device__ bool in_map(int k) const { return corners_ & 1 << k; }
 
   // The corners of a column of the cell: 00 and 10 of the left one, 01 and 11 of the right one.
   template <class Add>
   __device__ void pass_on(int column, const Add& add) const {
 #pragma unroll
     for (int k = 0; k < 4; ++k)
-      if (k % 2 == column && lane_.works && in_map(k))
-        add(k, h0_ + k / 2, w0_ + k % 2, channel_ + lane_.first, sums_[k]);
+      if (k % 2 == column && in_map(k)) add(k, cell_ >> 4, sums_at_, sums_[k]);
   }
 
-  __device__ void enter(int column) {
+  __device__ void enter(int column, const Tap& t) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       if (k % 2 != column) continue;
 #pragma unroll
-      for (int i = 0; i < V; ++i) sums_[k][i] = v_[k][i] = 0;
-      const bool reads = lane_.works && in_map(k);
-      if (reads) load<T, V>(x_.at(h0_ + k / 2, w0_ + k % 2, channel_ + lane_.first), v_[k]);
+      for (int i = 0; i < V; ++i) sums_[k][i] = 0;
+      load_if<T, V>(in_map(k), x_ + (t.x + x_steps_.to_corner(k)), v_[k]);
       if constexpr (kDerivative == 2) {
-#pragma unroll
-        for (int i = 0; i < V; ++i) u_[k][i] = 0;
-        if (reads && gg_x_.data) enter_gg_x(k);
+        const bool reads = in_map(k) && gg_x_;
+        const Index at = t.gg_x + gg_x_steps_.to_corner(k);
+        if (gg_x_wide_)
+          load_if<F, V>(reads, reinterpret_cast<const F*>(gg_x_) + at, u_[k]);
+        else
+          load_if<T, V>(reads, gg_x_ + at, u_[k]);
       }
     }
-  }
-
-  __device__ void enter_gg_x(int k) {
-    const Index at = (h0_ + k / 2) * gg_x_.h + (w0_ + k % 2) * gg_x_.w + channel_ + lane_.first;
-    if (gg_x_wide_)
-      load<F, V>(reinterpret_cast<const F*>(gg_x_.data) + at, u_[k]);
-    else
-      load<T, V>(gg_x_.data + at, u_[k]);
   }
 
   __device__ void shift() {
@@ -147,16 +145,15 @@ class Walk {
       }
   }
 
-  Index h_, w_;
-  Lane<V, Index> lane_;
-  Map<const T, Index> x_, gg_x_;
-  const T* grad_;
-  T* grad_grad_;
-  bool gg_x_wide_ = false;
+  bool works_, gg_x_wide_ = false;
+  Pixels<Index> x_steps_, gg_x_steps_;
+  const T *x_, *gg_x_ = nullptr, *grad_;
+  T* grad_grad_ = nullptr;
 
-  Index h0_ = -2, w0_ = -2, channel_ = 0;  // the cell; at first one without corners in the map
-  int terms_ = 0;                          // taps in the sums
-  F v_[4][V], sums_[4][V], u_[4][V];       // x, grad_x, gg_x at its corners
+  Index cell_ = -32, sums_at_ = 0;    // the cell; at first one that none is or is next to
+  int corners_ = 0;                   // its corners in the map, for a lane that works
+  int terms_ = 0;                     // taps in the sums
+  F v_[4][V], sums_[4][V], u_[4][V];  // x, grad_x, gg_x at its corners
 };
 
 // Zeros in a group's row of grad_grad, for a dead tap.

@@ -11,6 +11,9 @@ namespace {
 
 std::string assertion;  // what the last grid was given up for
 
+constexpr std::size_t kSharedUnasked = 48 << 10, kSharedAtMost = 227 << 10;
+std::map<const void*, std::size_t> shared_asked;  // by kernel
+
 // Blocks that end where a page begins that cannot be touched, full of ones.
 std::map<void*, std::pair<void*, std::size_t>> blocks;  // by address: what was mapped
 
@@ -21,11 +24,12 @@ Device& device() {
   return d;
 }
 
-cudaError_t launch(dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
+cudaError_t launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
                    const std::function<void()>& body) {
   Device& d = device();
   if (d.launch != cudaSuccess) return d.launch;
   if (grid.x == 0 || block.x > 1024) return cudaErrorInvalidConfiguration;
+  if (shared > kSharedUnasked && shared > shared_asked[kernel]) return cudaErrorInvalidValue;
   ++d.launches, d.last_stream = stream, d.last_device = d.current;
   assertion = run_grid(grid, block, shared, body);
   return assertion.empty() ? cudaSuccess : cudaErrorAssert;
@@ -67,7 +71,16 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   return cudaSuccess;
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-  *value = which == cudaDevAttrMultiProcessorCount ? device().multiprocessors : device().major;
+  switch (which) {
+    case cudaDevAttrMultiProcessorCount: return *value = device().multiprocessors, cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor: return *value = device().major, cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: return *value = device().shared_bytes, cudaSuccess;
+  }
+  return cudaErrorInvalidValue;
+}
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes < 0 || static_cast<std::size_t>(bytes) > cuda_on_cpu::kSharedAtMost) return cudaErrorInvalidValue;
+  cuda_on_cpu::shared_asked[kernel] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* at, const void* p) {

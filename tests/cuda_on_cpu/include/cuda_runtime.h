@@ -21,6 +21,7 @@
 #define __shared__
 #define __align__(n) __attribute__((aligned(n)))
 #define __launch_bounds__(...)
+#define __forceinline__ inline
 
 // ------ Types
 
@@ -44,10 +45,6 @@ T min(T a, T b) {
 template <class T>
 T max(T a, T b) {
   return a < b ? b : a;
-}
-template <class T>
-T __ldcs(const T* p) {
-  return *p;
 }
 template <class T>
 void __stcs(T* p, T v) {
@@ -115,7 +112,12 @@ enum cudaMemoryType {
   cudaMemoryTypeDevice,
   cudaMemoryTypeManaged
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrComputeCapabilityMajor };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount,
+  cudaDevAttrComputeCapabilityMajor,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor
+};
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemAllocationType { cudaMemAllocationTypePinned };
 enum cudaMemLocationType { cudaMemLocationTypeDevice };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold };
@@ -146,6 +148,7 @@ cudaError_t cudaGetDevice(int*);
 cudaError_t cudaSetDevice(int);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int);
 cudaError_t cudaDeviceGetAttribute(int*, cudaDeviceAttr, int);
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int);
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes*, const void*);
 cudaError_t cudaMemPoolCreate(cudaMemPool_t*, const cudaMemPoolProps*);
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*);
@@ -157,7 +160,7 @@ namespace cuda_on_cpu {
 
 // The machine that the runtime describes, and what was asked of it. Tests change and read it.
 struct Device {
-  int count = 2, major = 9, minor = 0, multiprocessors = 1;
+  int count = 2, major = 9, minor = 0, multiprocessors = 1, shared_bytes = 228 << 10;  // shared: of each
   cudaError_t start = cudaSuccess;     // of cudaGetDeviceCount
   const void* host_memory = nullptr;   // a pointer that is not the device's
   const void* other_device = nullptr;  // a pointer that is of device 1
@@ -171,7 +174,7 @@ struct Device {
 };
 Device& device();
 
-cudaError_t launch(dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
+cudaError_t launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
                    const std::function<void()>& body);
 
 }  // namespace cuda_on_cpu
@@ -180,7 +183,7 @@ template <class... Arguments>
 cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** list,
                              std::size_t shared, cudaStream_t stream) {
   return [&]<std::size_t... i>(std::index_sequence<i...>) {
-    return cuda_on_cpu::launch(grid, block, shared, stream,
+    return cuda_on_cpu::launch(reinterpret_cast<const void*>(kernel), grid, block, shared, stream,
                                [&] { kernel(*static_cast<Arguments*>(list[i])...); });
   }
   (std::index_sequence_for<Arguments...>());
