@@ -202,37 +202,43 @@ struct Team {
         rank(static_cast<int>(threadIdx.x) % size_) {}
 };
 
-// Sums each of K values over the lanes of every team of the warp, and calls deliver(number, sum) in one lane
-// of the team for each. While lanes last, a lane hands half of its values to its partner and keeps the sum of
-// the others: 4 values over 32 lanes take 6 shuffles, not 20. All lanes of the warp must call it.
-template <class F, int K, class Deliver>
-__device__ __forceinline__ void sum_over_lanes(int lanes, int rank, F (&v)[K], const Deliver& deliver) {
-  int first = 0, held = K;  // numbers of those that this lane holds, as may others
+// Sums each of K values over kLanes lanes, and calls deliver(number, sum) in one of them for each. While
+// lanes last, a lane hands half of its values to its partner and keeps the sum of the others: 16 values over
+// 32 lanes take 16 shuffles, not 80. All lanes of the warp must call it.
+template <int kLanes, class F, int K, class Deliver>
+__device__ __forceinline__ void sum_over_lanes(int rank, F (&v)[K], const Deliver& deliver) {
+  constexpr int kSteps = kLanes < K ? kLanes : K;  // lanes whose values differ in the end
+  int first = 0;
 #pragma unroll
-  for (int distance = 1, half = K / 2; half >= 1; distance *= 2, half /= 2) {
-    if (distance == lanes) break;
+  for (int distance = 1; distance < kSteps; distance *= 2) {
     const bool upper = rank & distance;
+    const int half = K / 2 / distance;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
       const F given = upper ? v[i] : v[i + half], kept = upper ? v[i + half] : v[i];
       v[i] = kept + __shfl_xor_sync(kAllLanes, given, distance);
     }
-    first += upper ? half : 0, held = half;
+    first += upper ? half : 0;
   }
 #pragma unroll
-  for (int distance = K; distance < kWarp; distance *= 2)
-    if (distance < lanes) v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
-  if (rank * held >= K) return;
+  for (int distance = kSteps; distance < kLanes; distance *= 2)
+    v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
+  if (rank >= kSteps) return;
 #pragma unroll
-  for (int i = 0; i < K; ++i)
-    if (i < held) deliver(first + i, v[i]);
+  for (int i = 0; i < K / kSteps; ++i) deliver(first + i, v[i]);
 }
+
+// The same over the lanes of every team of the warp.
 template <class F, int K, class Deliver>
-__device__ void sum_over_team(const Team& team, F (&v)[K], const Deliver& deliver) {
-  if (team.size == kWarp)
-    sum_over_lanes(kWarp, team.rank, v, deliver);  // without a branch
-  else
-    sum_over_lanes(team.size, team.rank, v, deliver);
+__device__ __forceinline__ void sum_over_team(const Team& team, F (&v)[K], const Deliver& deliver) {
+  switch (team.size) {
+    case 1: return sum_over_lanes<1>(team.rank, v, deliver);
+    case 2: return sum_over_lanes<2>(team.rank, v, deliver);
+    case 4: return sum_over_lanes<4>(team.rank, v, deliver);
+    case 8: return sum_over_lanes<8>(team.rank, v, deliver);
+    case 16: return sum_over_lanes<16>(team.rank, v, deliver);
+    default: return sum_over_lanes<32>(team.rank, v, deliver);
+  }
 }
 
 }  // namespace tapfield::cuda

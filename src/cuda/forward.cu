@@ -53,9 +53,10 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(ForwardArguments<T
       const auto& tap = shared.records[i];
       if (tap.cell == kAbsent) continue;
       F v[4][V], sum[V] = {};
+      const Index across = odd_of(tap.cell >> 4) ? -a.geometry.x.w : a.geometry.x.w;
 #pragma unroll
       for (int k = 0; k < 4; ++k)
-        load_if<T, V>(tap.cell >> k & 1, x + (tap.x + a.geometry.x.to_corner(k)), v[k]);
+        load_if<T, V>(tap.cell >> k & 1, x + (tap.x + k / 2 * a.geometry.x.h + k % 2 * across), v[k]);
 #pragma unroll
       for (int k = 0; k < 4; ++k)
 #pragma unroll

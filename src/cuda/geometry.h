@@ -41,9 +41,6 @@ struct Samples {
 template <class Index>
 struct Pixels {
   Index h, w;
-
-  // From corner 00 of a cell to its corner k.
-  __device__ Index to_corner(int k) const { return k / 2 * h + k % 2 * w; }
 };
 
 // Division by a number that the host knows, for numerators below 2^31.
@@ -72,6 +69,7 @@ struct Geometry {
   Index h, w;                    // of x
   Index ho, wo, groups, kh, kw;  // taps are [image, ho, wo, groups, kh, kw]
   Index channels;                // of a group
+  Index pitch;                   // cells are numbered in rows of so many: even, at least w+2
   Index stride_h, stride_w, dil_h, dil_w, top, left;
   bool modulated, closed;
   Divisor by_kw;
@@ -151,8 +149,12 @@ __device__ Cotangents<F> cotangents(const Geometry<T, Index>& q, const Place<Ind
 
 // ------ Records: what the channel loops need of a tap
 
-constexpr int kCorners = 15;  // a cell's corners 00, 01, 10, 11 as bits
-
+// The corners of a cell here are numbered 2 (row) + (column modulo 2), not left to right: what a walk holds
+// of a column stays where it is when the column on the right becomes the one on the left. `odd`: is w0?
+template <class Index>
+__device__ int odd_of(Index number) {
+  return static_cast<int>(~number & 1);
+}
 // What the second derivative needs more.
 template <class Index, int kDerivative>
 struct SecondOrder {};
@@ -168,11 +170,11 @@ template <class F, class Index, int kDerivative>
 struct alignas(16) Record : SecondOrder<Index, kDerivative> {
   // By corner. 1: m b. 2: second_weight, then m b.
   F weight[4 * kDerivative];
-  // The number of its cell times 16, plus the corners that are in the map: none if the tap is dead, whose
-  // weights are then 0. Numbers count groups, rows from -1 to h-1, and columns from -1 to w, of which the
-  // last has no taps: one more is the next column of the same row. kAbsent: no tap.
+  // The number of its cell times 16, plus the corners that are in the map, as bits: none if the tap is dead,
+  // whose weights are then 0. Numbers count groups, rows from -1 to h-1, and columns from -1 in `pitch`: one
+  // more is the next column of the same row. kAbsent: no tap.
   Index cell;
-  Index x;       // its cell's corner 00 in an image of x, at its group's first channel
+  Index x;       // its cell's corner 0 in an image of x, at its group's first channel
   Index sums;    // the same in grad_x's sums
   Index sample;  // its row of channels in an image of grad (forward: of y)
 };
@@ -194,12 +196,19 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
       for (int i = 0; i < 4; ++i)
         weight[i] = math::second_weight(t.hh, t.lh, t.hw, t.lw, t.m, c.a, c.b, c.e, i / 2, i % 2);
     }
+    const bool odd = t.w0 & 1;
+    const Index even_column = t.w0 + odd, odd_column = t.w0 + 1 - odd;
     const int rows = (t.h0 >= 0 ? 3 : 0) | (t.h0 + 1 < q.h ? 12 : 0);
-    const int columns = (t.w0 >= 0 ? 5 : 0) | (t.w0 + 1 < q.w ? 10 : 0);
-    cell = ((at.g * (q.h + 1) + t.h0 + 1) * (q.w + 2) + t.w0 + 1) * 16 + (rows & columns);
-    x = t.h0 * q.x.h + t.w0 * q.x.w + channel;
-    r.sums = t.h0 * q.sums.h + t.w0 * q.sums.w + channel;
-    if constexpr (kDerivative == 2) r.gg_x = t.h0 * q.gg_x.h + t.w0 * q.gg_x.w + channel;
+    const int columns = (even_column < q.w ? 5 : 0) | (odd_column >= 0 && odd_column < q.w ? 10 : 0);
+    cell = ((at.g * (q.h + 1) + t.h0 + 1) * q.pitch + t.w0 + 1) * 16 + (rows & columns);
+    x = t.h0 * q.x.h + even_column * q.x.w + channel;
+    r.sums = t.h0 * q.sums.h + even_column * q.sums.w + channel;
+    if constexpr (kDerivative == 2) r.gg_x = t.h0 * q.gg_x.h + even_column * q.gg_x.w + channel;
+#pragma unroll
+    for (int i = 0; i < 4 * kDerivative; i += 2) {
+      const F left = weight[i], right = weight[i + 1];
+      weight[i] = odd ? right : left, weight[i + 1] = odd ? left : right;
+    }
   }
 #pragma unroll
   for (int i = 0; i < 4 * kDerivative; ++i) r.weight[i] = weight[i];
@@ -214,18 +223,21 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
 
 // ------ grad_offsets, from a tap's dots: s_ab, in the second derivative then t_ab
 
+// Dots are numbered as the corners of records.
 template <int kDerivative, class T, class Index, class F = Compute<T>>
 __device__ void write_grad_offsets(const Geometry<T, Index>& q, const Place<Index>& at, const F* dots) {
   const Tap<F, Index> t = locate(q, at);
   F along_w = 0, along_h = 0, mask = 0;
   if (t.live) {
-    const F s00 = dots[0], s01 = dots[1], s10 = dots[2], s11 = dots[3];
+    const bool odd = t.w0 & 1;
+    const auto dot = [&](int k) { return odd ? dots[k ^ 1] : dots[k]; };
+    const F s00 = dot(0), s01 = dot(1), s10 = dot(2), s11 = dot(3);
     if constexpr (kDerivative == 1) {
       along_w = math::grad_offset_w(t.hh, t.lh, t.m, s00, s01, s10, s11);
       along_h = math::grad_offset_h(t.hw, t.lw, t.m, s00, s01, s10, s11);
       mask = math::grad_mask(t.hh, t.lh, t.hw, t.lw, s00, s01, s10, s11);
     } else {
-      const F t00 = dots[4], t01 = dots[5], t10 = dots[6], t11 = dots[7];
+      const F t00 = dot(4), t01 = dot(5), t10 = dot(6), t11 = dot(7);
       const Cotangents<F> c = cotangents(q, at);
       along_w = math::second_offset_w(t.hh, t.lh, t.m, c.b, c.e, s00, s01, s10, s11, t00, t01, t10, t11);
       along_h = math::second_offset_h(t.hw, t.lw, t.m, c.a, c.e, s00, s01, s10, s11, t00, t01, t10, t11);

@@ -88,19 +88,17 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_begins_kernel(GradSweepArgu
 // A batch of a team: the taps that its lanes locate, then walk.
 constexpr int kLeastBatch = 8;
 
-template <class T, int V, class Index, int kDerivative>
+template <class T, class Index, int kDerivative>
 struct GradSweepShared {
   int batch;
   Array<Record<Compute<T>, Index, kDerivative>> records;  // [team][batch]
   Array<std::uint32_t> taps;                              // [team][batch]
-  Array<Raw<T, V>> ring;                                  // [slot][thread]
   int bytes;
   __host__ __device__ GradSweepShared(int threads, int lanes)
       : batch(lanes < kLeastBatch ? kLeastBatch : lanes) {
     SharedCarver carver;
     records = carver.take<Record<Compute<T>, Index, kDerivative>>(threads / lanes * batch);
     taps = carver.take<std::uint32_t>(threads / lanes * batch);
-    ring = carver.take<Raw<T, V>>(Ring<T, V>::kSlots * threads);
     bytes = carver.used();
   }
 };
@@ -139,8 +137,7 @@ template <class T, int V, class Index, int kDerivative>
 __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSweepArguments<T, Index> a) {
   using F = Compute<T>;
   constexpr int kDots = 4 * kDerivative;
-  const GradSweepShared<T, V, Index, kDerivative> shared(static_cast<int>(blockDim.x), a.channels.lanes);
-  const Ring<T, V> ring(shared.ring);
+  const GradSweepShared<T, Index, kDerivative> shared(static_cast<int>(blockDim.x), a.channels.lanes);
   const Team team(a.channels.lanes);
   const auto& q = a.geometry;
 
@@ -156,7 +153,7 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
   const std::int64_t cell = row_of_cells * (q.w + 1) + first_column;
   std::uint32_t begin = has_strip ? a.begins[cell] : 0;
   const std::uint32_t end = has_strip ? a.begins[cell + last_column - first_column + 1] : 0;
-  const Index column_0 = (g * (q.h + 1) + h0 + 1) * (q.w + 2) + 1;  // number of the row's cell whose w0 is 0
+  const Index column_0 = (g * (q.h + 1) + h0 + 1) * q.pitch + 1;  // number of the row's cell whose w0 is 0
 
   const Lane<V, Index> lane(a.channels, team, piece);
   const auto row = [&](const Images<F>& to, Index h) -> F* {
@@ -166,10 +163,15 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
   StripOfPixels<F, V, Index> pixels(row(a.upper, h0), row(a.lower, h0 + 1), a.pixels.w, first_column,
                                     last_column, has_strip && lane.works);
   Walk<T, V, Index, kDerivative> walk(a.maps, q, has_strip ? n : 0, lane);
-  const auto add_to_mine = [&](int corner, Index of, Index, const F(&sums)[V]) {
-    pixels.add(corner / 2, of - column_0 + corner % 2, sums);
+  const auto add_to_mine = [&](int row, Index number, Index, const F(&sums)[V]) {
+    pixels.add(row, number - column_0, sums);
   };
   const int first = team.index * shared.batch;
+  constexpr int kTogether = Walk<T, V, Index, kDerivative>::kTogether;
+  // A tap left of the strip is its neighbour's, but for the right corners.
+  const auto is_mine = [&](int i) {
+    return (shared.records[first + i].cell >> 4) - column_0 >= first_column || first_column == 0;
+  };
   for (; __any_sync(kAllLanes, begin < end); begin += shared.batch) {
     for (int i = team.rank; i < shared.batch; i += team.size) {
       if (begin + i >= end) continue;
@@ -181,20 +183,25 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
     __syncwarp();
     const int count =
         begin < end ? static_cast<int>(min(end - begin, static_cast<std::uint32_t>(shared.batch))) : 0;
-    for (int i = 0; i < kAhead; ++i) walk.ask(ring, i, i < count, shared.records, first + i);
-    for (int i = 0; __any_sync(kAllLanes, i < count); ++i) {
-      walk.ask(ring, i + kAhead, i + kAhead < count, shared.records, first + i + kAhead);
-      const Raw<T, V> grad = ring.take(i);
-      F dots[kDots] = {};
-      bool is_mine = false;  // a tap left of the strip is its neighbour's, but for the right corners
-      if (i < count) {
-        const auto& record = shared.records[first + i];
-        is_mine = (record.cell >> 4) - column_0 >= first_column || first_column == 0;
-        walk.move(record, add_to_mine);
-        walk.tap(record, grad, dots, is_mine);
+    Raw<T, V> next[kTogether] = {};
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) walk.fetch(shared.records, first + t, t < count, next[t]);
+    for (int four = 0; __any_sync(kAllLanes, four < count); four += kTogether) {
+      F dots[kTogether * kDots] = {};
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        const int i = four + t;
+        if (i < count) {
+          const auto& record = shared.records[first + i];
+          walk.move(record, add_to_mine);
+          walk.tap(record, next[t], dots + t * kDots, is_mine(i));
+        }
+        walk.fetch(shared.records, first + i + kTogether, i + kTogether < count, next[t]);
       }
       sum_over_team(team, dots, [&](int number, F sum) {
-        if (is_mine) a.dots[(piece * a.taps + shared.taps[first + i]) * kDots + number] = sum;
+        const int i = four + number / kDots;
+        if (i < count && is_mine(i))
+          a.dots[(piece * a.taps + shared.taps[first + i]) * kDots + number % kDots] = sum;
       });
     }
     __syncwarp();
@@ -285,7 +292,7 @@ struct GradSweepScratch {
 template <class T, int kDerivative>
 void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
   using F = Compute<T>;
-  constexpr int kV = kWidth<T, 4>;  // 8 would spill
+  constexpr int kV = kWidth<T, kDerivative == 1 ? 8 : 4>;
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
   const StagedViews staged{.x = scratch.x.view,
@@ -311,8 +318,7 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
     a.pixels = a.geometry.sums;
 
     const int threads = tuning().threads, lanes = a.channels.lanes;
-    const auto bytes =
-                   static_cast<std::size_t>(GradSweepShared<T, V, Index, kDerivative>(threads, lanes).bytes),
+    const auto bytes = static_cast<std::size_t>(GradSweepShared<T, Index, kDerivative>(threads, lanes).bytes),
                bytes_of_rows = kDerivative == 2 ? static_cast<std::size_t>(DeadRows<T>(threads).bytes) : 0;
     const Grid a_tap_a_thread{blocks_of(a.taps, threads), threads},
         a_cell_a_thread{blocks_of(a.cells + 1, threads), threads};

@@ -51,7 +51,6 @@ struct GradTilesShared {
   int buckets, teams, rows_of_dots;              // rows_of_dots: a team adds to that of its piece of channels
   Array<Record<F, Index, kDerivative>> records;  // [sorted tap]
   Array<F> dots;                                 // [row][sorted tap][kDots]
-  Array<Raw<T, V>> ring;                         // [slot][thread]
   Array<int> places;                             // [tap]: its number among the sorted, or kAbsent
   Array<int> begins;                             // [bucket], of the dead, the number of sorted taps
   int bytes;
@@ -64,7 +63,6 @@ struct GradTilesShared {
     SharedCarver carver;
     records = carver.take<Record<F, Index, kDerivative>>(taps);
     dots = carver.take<F>(rows_of_dots * taps * kDots);
-    ring = carver.take<Raw<T, V>>(Ring<T, V>::kSlots * threads);
     places = carver.take<int>(taps);
     begins = carver.take<int>(buckets + 2);
     bytes = carver.used();
@@ -132,32 +130,34 @@ __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Inde
                           const GradTilesShared<T, V, Index, kDerivative>& shared) {
   constexpr int kDots = 4 * kDerivative;
   const Team team(a.channels.lanes);
-  const Ring<T, V> ring(shared.ring);
   const int live = shared.begins[shared.buckets];
   const int parts = max(shared.teams / a.channels.pieces, 1), part = team.index / a.channels.pieces;
+  constexpr int kTogether = Walk<T, V, Index, kDerivative>::kTogether;
   const int steps = (live + parts - 1) / parts;  // the same for all teams of a warp: they shuffle together
   const int begin = min(part * steps, live), end = part < parts ? min(begin + steps, live) : begin;
   for (int piece = team.index % a.channels.pieces; piece < a.channels.pieces; piece += shared.teams) {
     const Lane<V, Index> lane(a.channels, team, piece);
     Walk<T, V, Index, kDerivative> walk(a.maps, a.geometry, tile.first.n, lane);
-    const auto add = [&, sums = settled(a.sums.image(tile.first.n) + lane.first), steps = a.geometry.sums](
-                         int corner, Index, Index at, const F(&v)[V]) {
-      add_atomically(sums + (at + steps.to_corner(corner)), v);
-    };
+    const auto add = [sums = settled(a.sums.image(tile.first.n) + lane.first)](
+                         int, Index, Index at, const F(&v)[V]) { add_atomically(sums + at, v); };
     const auto dots_of_row = shared.dots.data + piece % shared.rows_of_dots * tile.size() * kDots;
-    for (int i = 0; i < kAhead; ++i) walk.ask(ring, i, begin + i < end, shared.records, begin + i);
-    for (int i = 0; i < steps; ++i) {
-      const bool has_tap = begin + i < end;
-      walk.ask(ring, i + kAhead, begin + i + kAhead < end, shared.records, begin + i + kAhead);
-      const Raw<T, V> grad = ring.take(i);
-      F dots[kDots] = {};
-      if (has_tap) {
-        const auto& tap = shared.records[begin + i];
-        walk.move(tap, add);
-        walk.tap(tap, grad, dots, true);
+    Raw<T, V> next[kTogether] = {};
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) walk.fetch(shared.records, begin + t, begin + t < end, next[t]);
+    for (int first = begin; first < begin + steps; first += kTogether) {
+      F dots[kTogether * kDots] = {};
+#pragma unroll
+      for (int t = 0; t < kTogether; ++t) {
+        const int i = first + t;
+        if (i < end) {
+          const auto& tap = shared.records[i];
+          walk.move(tap, add);
+          walk.tap(tap, next[t], dots + t * kDots, true);
+        }
+        walk.fetch(shared.records, i + kTogether, i + kTogether < end, next[t]);
       }
       sum_over_team(team, dots, [&](int number, F sum) {
-        if (has_tap) dots_of_row[(begin + i) * kDots + number] += sum;
+        if (first + number / kDots < end) dots_of_row[first * kDots + number] += sum;
       });
     }
     walk.leave(add);

@@ -95,7 +95,7 @@ struct Staged {
 
 // Tensors as they are staged; those that a pass lacks are empty.
 struct StagedViews {
-  View x, gg_x, sums, read, written;  // read: grad; written: y or grad_grad
+  View x{}, gg_x{}, sums{}, read{}, written{};  // read: grad; written: y or grad_grad
 };
 
 // Sums for grad_x are made in this dtype.
@@ -123,6 +123,9 @@ inline bool aligned(const Problem& p, const StagedViews& staged, int v) {
   return true;
 }
 
+// Of the numbers of cells (geometry.h).
+inline std::int64_t pitch_of(const Problem& p) { return (p.w + 3) / 2 * 2; }
+
 // Do offsets within an image fit 32 bits?
 inline bool fits_32_bits(const View& v, const Extent& e) {
   const double reach = std::abs(static_cast<double>(v.h)) * static_cast<double>(e.h) +
@@ -140,7 +143,7 @@ inline bool fits_32_bits(const Problem& p, const StagedViews& staged) {
   };
   bool fit = std::max({number(p.h), number(p.w), reach(p.ho, p.stride_h, p.kh, p.dil_h, p.top),
                        reach(p.wo, p.stride_w, p.kw, p.dil_w, p.left)}) < number(kFar);
-  fit &= number(p.groups) * number(p.h + 1) * number(p.w + 2) < number(kMostCells);
+  fit &= number(p.groups) * number(p.h + 1) * number(pitch_of(p)) < number(kMostCells);
   for (const View& v : {staged.x, staged.gg_x, staged.sums}) fit &= fits_32_bits(v, extent_of_x(p));
   for (const View& v : {staged.read, staged.written}) fit &= fits_32_bits(v, extent_of_y(p));
   for (const View& v : {p.offsets, p.gg_offsets, p.grad_offsets})
@@ -193,7 +196,7 @@ Geometry<T, Index> geometry_of(const Problem& p, const StagedViews& staged) {
   Geometry<T, Index> q;
   q.images = p.n, q.h = index(p.h), q.w = index(p.w);
   q.ho = index(p.ho), q.wo = index(p.wo), q.groups = index(p.groups), q.kh = index(p.kh), q.kw = index(p.kw);
-  q.channels = index(p.group_channels());
+  q.channels = index(p.group_channels()), q.pitch = index(pitch_of(p));
   q.stride_h = index(p.stride_h), q.stride_w = index(p.stride_w);
   q.dil_h = index(p.dil_h), q.dil_w = index(p.dil_w), q.top = index(p.top), q.left = index(p.left);
   q.modulated = p.modulated, q.closed = p.closed;

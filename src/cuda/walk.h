@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // A team's walk over taps that are sorted by cell: the channel loops of the gradient and, below each line of
 // it, of the second derivative. While taps stay in a cell, its four corner vectors of x and four sums for
-// grad_x stay in registers; when they move one column on, the right ones become the left ones.
+// grad_x stay in registers; when they move one column on, so do those of the column that both cells have.
 #pragma once
 
 #include "cuda/geometry.h"
 #include "cuda/host.h"
-#include "cuda/ring.h"
 
 namespace tapfield::cuda {
 
@@ -33,12 +32,17 @@ class Walk {
   using F = Compute<T>;
   using Tap = Record<F, Index, kDerivative>;
   static constexpr int kDots = 4 * kDerivative;
+  // Taps whose dots are summed over a team at once, and whose vectors of grad are under way. By Little's law
+  // an H200's 4.3 TB/s at some 0.7 us want 23 KB from each of 132 SMs; 12 warps of 512 bytes four times
+  // are 24.
+  static constexpr int kTogether = 4 / kDerivative;
 
   // Of image n, in the lane's channels.
   __device__ Walk(const WalkMaps<T>& maps, const Geometry<T, Index>& q, std::int64_t n, Lane<V, Index> lane)
       : works_(lane.works),
         x_steps_(q.x),
         gg_x_steps_(q.gg_x),
+        sums_steps_(q.sums),
         x_(settled(maps.x.image(n) + lane.first)),
         grad_(settled(maps.grad.image(n) + lane.first)) {
     if constexpr (kDerivative == 2) {
@@ -49,43 +53,47 @@ class Walk {
     }
   }
 
-  // Asks for the vector of grad of the walk's tap of that number.
-  __device__ void ask(const Ring<T, V>& ring, int number, bool has_tap, const Array<Tap>& taps, int i) const {
-    ring.ask(number, has_tap, has_tap ? grad_ + taps[i].sample : nullptr, works_);
+  // Asks for the vector of grad of taps[i], which comes while others are worked on. A lane that does not work
+  // leaves `to`, which should be zeros.
+  __device__ void fetch(const Array<Tap>& taps, int i, bool has_tap, Raw<T, V>& to) const {
+    if (has_tap && works_) to = __ldcs(reinterpret_cast<const Raw<T, V>*>(grad_ + taps[i].sample));
   }
 
-  // Moves to the tap's cell. What the last one has summed for a corner goes to add(corner, cell, sums of its
-  // corner 00, vector), once for each corner in the map.
+  // Moves to the tap's cell. What a column of the last one has summed goes to add(row, number, at, vector),
+  // once for each of its two corners in the map: number: of the cell whose left column it is; at: where the
+  // corner is in grad_x's sums, at the group's first channel.
   template <class Add>
-  __device__ void move(const Tap& t, const Add& add) {
+  __device__ __forceinline__ void move(const Tap& t, const Add& add) {
     const Index cell = t.cell;
     if (cell == cell_ && terms_ < kTerms) {
       ++terms_;
       return;
     }
-    const bool next_column = (cell >> 4) == (cell_ >> 4) + 1;
-    pass_on(0, add);
-    if (next_column)
-      shift();
-    else
-      pass_on(1, add);
-    cell_ = cell, corners_ = works_ ? cell & kCorners : 0, sums_at_ = t.sums, terms_ = 1;
-    if (!next_column) enter(0, t);
-    enter(1, t);
+    const Index number = cell >> 4;
+    const bool next_column = number == (cell_ >> 4) + 1;
+    const int odd = odd_of(number);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (next_column && i == odd) continue;  // it was the right one, and is the left one
+      pass_on(columns_[i], add);
+      enter(columns_[i], i, odd, t);
+    }
+    cell_ = cell, terms_ = 1;
   }
 
   // One tap of the cell: grad_x's sums, the lane's part of its dots. `writes`: and its row of grad_grad.
-  __device__ void tap(const Tap& t, Raw<T, V> fetched, F (&dots)[kDots], bool writes) {
+  __device__ __forceinline__ void tap(const Tap& t, Raw<T, V> fetched, F* dots, bool writes) {
     F g[V];
     unpack<T, V>(fetched, g);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
+      Column& c = columns_[k % 2];
       const F weight = t.weight[k];
 #pragma unroll
       for (int i = 0; i < V; ++i) {
-        sums_[k][i] += weight * g[i];
-        dots[k] += g[i] * v_[k][i];
-        if constexpr (kDerivative == 2) dots[4 + k] += g[i] * u_[k][i];
+        c.sums[k / 2][i] += weight * g[i];
+        dots[k] += g[i] * c.v[k / 2][i];
+        if constexpr (kDerivative == 2) dots[4 + k] += g[i] * c.u[k / 2][i];
       }
     }
     if constexpr (kDerivative == 2) {
@@ -94,7 +102,8 @@ class Walk {
       for (int i = 0; i < V; ++i) {
         out[i] = 0;
 #pragma unroll
-        for (int k = 0; k < 4; ++k) out[i] += t.weight[k] * v_[k][i] + t.weight[4 + k] * u_[k][i];
+        for (int k = 0; k < 4; ++k)
+          out[i] += t.weight[k] * columns_[k % 2].v[k / 2][i] + t.weight[4 + k] * columns_[k % 2].u[k / 2][i];
       }
       if (writes && works_) store_once<T, V>(grad_grad_ + t.written, out);
     }
@@ -103,57 +112,54 @@ class Walk {
   // Passes on the last cell's sums.
   template <class Add>
   __device__ void leave(const Add& add) {
-    pass_on(0, add), pass_on(1, add);
+    pass_on(columns_[0], add), pass_on(columns_[1], add);
   }
 
  private:
-  __device__ bool in_map(int k) const { return corners_ & 1 << k; }
+  // Of the cell, its even or odd column: x, grad_x and gg_x at the upper and the lower corner.
+  struct Column {
+    int in_map = 0;  // corners 0 and 2 as bits, for a lane that works
+    Index number = 0, sums_at = 0;
+    F v[2][V], sums[2][V], u[2][V];
+  };
 
-  // The corners of a column of the cell: 00 and 10 of the left one, 01 and 11 of the right one.
   template <class Add>
-  __device__ void pass_on(int column, const Add& add) const {
+  __device__ __forceinline__ void pass_on(const Column& c, const Add& add) const {
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
-      if (k % 2 == column && in_map(k)) add(k, cell_ >> 4, sums_at_, sums_[k]);
+    for (int row = 0; row < 2; ++row)
+      if (c.in_map >> 2 * row & 1) add(row, c.number, c.sums_at + row * sums_steps_.h, c.sums[row]);
   }
 
-  __device__ void enter(int column, const Tap& t) {
+  __device__ __forceinline__ void enter(Column& c, int i, int odd, const Tap& t) {
+    // From corner 0 to that of this column.
+    const auto across = [&](Index w) { return i == 0 ? 0 : odd ? -w : w; };
+    c.in_map = works_ ? t.cell >> i : 0;
+    c.number = (t.cell >> 4) + (i ^ odd);
+    c.sums_at = t.sums + across(sums_steps_.w);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (k % 2 != column) continue;
+    for (int row = 0; row < 2; ++row) {
+      const bool reads = c.in_map >> 2 * row & 1;
 #pragma unroll
-      for (int i = 0; i < V; ++i) sums_[k][i] = 0;
-      load_if<T, V>(in_map(k), x_ + (t.x + x_steps_.to_corner(k)), v_[k]);
+      for (int e = 0; e < V; ++e) c.sums[row][e] = 0;
+      load_if<T, V>(reads, x_ + (t.x + across(x_steps_.w) + row * x_steps_.h), c.v[row]);
       if constexpr (kDerivative == 2) {
-        const bool reads = in_map(k) && gg_x_;
-        const Index at = t.gg_x + gg_x_steps_.to_corner(k);
+        const Index at = t.gg_x + across(gg_x_steps_.w) + row * gg_x_steps_.h;
         if (gg_x_wide_)
-          load_if<F, V>(reads, reinterpret_cast<const F*>(gg_x_) + at, u_[k]);
+          load_if<F, V>(reads && gg_x_, reinterpret_cast<const F*>(gg_x_) + at, c.u[row]);
         else
-          load_if<T, V>(reads, gg_x_ + at, u_[k]);
+          load_if<T, V>(reads && gg_x_, gg_x_ + at, c.u[row]);
       }
     }
   }
 
-  __device__ void shift() {
-#pragma unroll
-    for (int k = 0; k < 4; k += 2)
-#pragma unroll
-      for (int i = 0; i < V; ++i) {
-        sums_[k][i] = sums_[k + 1][i], v_[k][i] = v_[k + 1][i];
-        if constexpr (kDerivative == 2) u_[k][i] = u_[k + 1][i];
-      }
-  }
-
   bool works_, gg_x_wide_ = false;
-  Pixels<Index> x_steps_, gg_x_steps_;
+  Pixels<Index> x_steps_, gg_x_steps_, sums_steps_;
   const T *x_, *gg_x_ = nullptr, *grad_;
   T* grad_grad_ = nullptr;
 
-  Index cell_ = -32, sums_at_ = 0;    // the cell; at first one that none is or is next to
-  int corners_ = 0;                   // its corners in the map, for a lane that works
-  int terms_ = 0;                     // taps in the sums
-  F v_[4][V], sums_[4][V], u_[4][V];  // x, grad_x, gg_x at its corners
+  Index cell_ = -32;  // the cell; at first one that none is or is next to
+  int terms_ = 0;     // taps in the sums
+  Column columns_[2];
 };
 
 // Zeros in a group's row of grad_grad, for a dead tap.

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <boost/context/fiber.hpp>
 #include <cstring>
-#include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -38,7 +37,6 @@ struct Thread {
   unsigned mask = 0;
   std::uint64_t bits = 0;
   int source = 0;
-  std::deque<std::vector<Copy>> copies{{}};  // by group; the last is open
 };
 
 struct Machine {
@@ -62,7 +60,6 @@ void wait() {
 
 void begin(Thread& t) {
   t.state = State::ready;
-  t.copies = {{}};
   if (t.self) return;  // waits at the end of its last block
   t.self = fiber([&t](fiber&& scheduler) {
     t.scheduler = std::move(scheduler);
@@ -221,34 +218,6 @@ std::uint64_t meet(Kind kind, unsigned mask, std::uint64_t bits, int source) {
   }
   if (kind == Kind::sync && mask == ~0u) ++m.warp_syncs[static_cast<std::size_t>(warp / kWarp)];
   return me.bits;
-}
-
-void ask(const Copy& copy) {
-  const auto aligned = [&](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % copy.bytes == 0; };
-  if ((copy.bytes != 4 && copy.bytes != 8 && copy.bytes != 16) || copy.zeros > copy.bytes)
-    fail("an asynchronous copy of so many bytes");
-  if (!aligned(copy.to) || (copy.zeros < copy.bytes && !aligned(copy.from)))
-    fail("an asynchronous copy is not aligned to its bytes");
-  if (on_its_way(copy.to, copy.bytes)) fail("two asynchronous copies to one place");
-  std::memset(copy.to, 0xff, copy.bytes);
-  running().copies.back().push_back(copy);
-}
-void close_group() { running().copies.emplace_back(); }
-std::vector<Copy> due(int last) {
-  std::vector<Copy> list;
-  auto& groups = running().copies;
-  for (; groups.size() > static_cast<std::size_t>(last) + 1; groups.pop_front())
-    list.insert(list.end(), groups.front().begin(), groups.front().end());
-  return list;
-}
-bool on_its_way(const void* p, std::size_t bytes) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(p);
-  for (const auto& group : running().copies)
-    for (const Copy& c : group) {
-      const auto to = reinterpret_cast<std::uintptr_t>(c.to);
-      if (begin < to + c.bytes && to < begin + bytes) return true;
-    }
-  return false;
 }
 
 Moment now() {

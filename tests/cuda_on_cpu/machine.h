@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <vector>
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -58,20 +57,6 @@ enum class Kind { sync, shuffle, vote };
 // whether any bit of any lane is set.
 std::uint64_t meet(Kind kind, unsigned mask, std::uint64_t bits, int source);
 int lane();
-
-// ------ Asynchronous copies of the running thread: made when it waits for them, and no sooner
-
-struct Copy {
-  void* to;  // all ones until it is made
-  const void* from;
-  std::size_t bytes, zeros;  // of the bytes, the last so many are zeros
-};
-void ask(const Copy& copy);
-void close_group();
-// Those to be made now, if only the `last` groups may be left; they are forgotten.
-std::vector<Copy> due(int last);
-// Is any byte of p still to come by one of them?
-bool on_its_way(const void* p, std::size_t bytes);
 
 // ------ For races.h: where the running thread is in its block's order
 

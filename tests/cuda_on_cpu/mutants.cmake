@@ -15,7 +15,7 @@ endfunction()
 add_mutant(barrier_removed grad_tiles.h grad
   "  __syncthreads();\n  walk_tile" "  walk_tile" "races with a .* in shared memory|assert i >= 0")
 add_mutant(atomic_made_plain grad_tiles.h grad
-  "add_atomically(sums + (at + steps.to_corner(corner)), v)" "tapfield::cuda::add<F, V>(sums + (at + steps.to_corner(corner)), v)"
+  "add_atomically(sums + at, v)" "tapfield::cuda::add<F, V>(sums + at, v)"
   "races with a .* in global memory")
 add_mutant(mask_too_small device.h grad
   "v[i] = kept + __shfl_xor_sync(kAllLanes" "v[i] = kept + __shfl_xor_sync(0xffffu" "a lane is not in the mask|a shuffle reads from a lane that its mask does not name")
@@ -24,13 +24,11 @@ add_mutant(warp_sync_removed grad_sweep.h grad
 add_mutant(barrier_in_a_branch copy.cu copy
   "  __syncthreads();\n\n" "  if (warp == 0) __syncthreads();\n\n" "the barrier of line|races with a .* in shared memory")
 add_mutant(shuffle_in_a_branch grad_tiles.h grad
-  "sum_over_team(team, dots, [" "if (!has_tap) break;\n      sum_over_team(team, dots, ["
+  "sum_over_team(team, dots, [" "if (first >= end) break;\n      sum_over_team(team, dots, ["
   "a lane waits for others|lanes of one mask wait|a mask names a lane")
 add_mutant(shared_memory_too_small grad_tiles.h grad
   "bytes = carver.used();" "bytes = carver.used() - 16;" "out of bounds")
 add_mutant(array_too_small grad_tiles.h grad
   "carver.take<int>(buckets + 2)" "carver.take<int>(buckets + 1)" "assert")
-add_mutant(copies_not_awaited ring.h grad
-  "__pipeline_wait_prior(kAhead)" "__pipeline_wait_prior(kAhead + 1)" "while a copy to it is under way")
 add_mutant(unstable_sum grad_sweep.h grad
   "row(a.lower, h0 + 1)" "row(a.upper, h0 + 1)" "races with a .* in global memory")

@@ -47,6 +47,10 @@ T max(T a, T b) {
   return a < b ? b : a;
 }
 template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
 void __stcs(T* p, T v) {
   *p = v;
 }
