@@ -292,7 +292,8 @@ struct GradSweepScratch {
 template <class T, int kDerivative>
 void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
   using F = Compute<T>;
-  constexpr int kV = kWidth<T, kDerivative == 1 ? 8 : 4>;
+  constexpr int kMost = kDerivative == 1 ? 8 : 4;
+  constexpr int kV = kWidth<T, kMost>;
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
   const StagedViews staged{.x = scratch.x.view,

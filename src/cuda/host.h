@@ -39,7 +39,7 @@ inline std::int64_t strips_of(const Problem& p) { return (p.w + tuning().strip -
 constexpr std::int64_t kMostItems = (std::int64_t{1} << 31) - 1;
 inline std::int64_t items_of_image(const Problem& p) {
   return std::max({p.ho * p.wo * p.lanes(), p.groups * (p.h + 1) * (p.w + 1), p.h * p.w * (p.c / 32 + 1),
-                   p.groups * (p.h + 1) * strips_of(p) * (p.group_channels() / 32 + 1)});
+                   2 * p.c, p.groups * (p.h + 1) * strips_of(p) * (p.group_channels() / 32 + 1)});
 }
 
 // As many images as their items and scratch allow, if the schedule needs `bytes_of_one` for one.

@@ -114,3 +114,8 @@ cudaError_t cudaFreeAsync(void* p, cudaStream_t) {
   --device().allocated;
   return cudaSuccess;
 }
+cudaError_t cudaMemsetAsync(void* p, int value, std::size_t bytes, cudaStream_t stream) {
+  if (device().launch != cudaSuccess) return device().launch;
+  device().last_stream = stream;
+  return std::memset(p, value, bytes), cudaSuccess;
+}

@@ -105,12 +105,14 @@ TEST_F(CudaCall, RefusesASmallOrForeignWorkspace) {
 
 TEST_F(CudaCall, SaysWhichKernelCouldNotBeLaunched) {
   machine.launch = cudaErrorInvalidConfiguration;
+  Execution e;
+  e.deterministic = true;
   try {
-    call.run({});
+    call.run(e);
     ADD_FAILURE();
-  } catch (const std::runtime_error& e) {
-    EXPECT_STREQ(e.what(),
-                 "CUDA: copy_kernel failed: an error of the stand-in (cudaErrorInvalidConfiguration)");
+  } catch (const std::runtime_error& error) {
+    EXPECT_STREQ(error.what(),
+                 "CUDA: sweep_keys_kernel failed: an error of the stand-in (cudaErrorInvalidConfiguration)");
   }
   EXPECT_EQ(machine.allocated, 0) << "scratch is given back after an error";
 }
