@@ -152,11 +152,16 @@ def _add(a, b):
     return b if a is None else a if b is None else a + b
 
 
-# ------ On a GPU: samples of the whole batch, then PyTorch's convolutions
+# ------ On a GPU: samples of the whole batch, then PyTorch's convolutions. In channels_last: the samples, Kh*Kw times
+# input's size, would else be transposed
+
+
+def _near(t):
+    return t.contiguous(memory_format=torch.channels_last)
 
 
 def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):
-    parts = _Parts(input, offset, weight, mask, _DEFAULTS | attributes)
+    parts = _Parts(_near(input), offset, weight, mask, _DEFAULTS | attributes)
     out = conv2d(parts.samples(), weight, bias, stride=parts.ksize, groups=parts.groups)
     return _as(_forward_shape(input, offset, weight, bias, mask, **attributes), out)
 
@@ -165,13 +170,13 @@ def _backward_on_gpu(grad, input, offset, weight, mask, *, samples=True, product
     a = _DEFAULTS | attributes
     n, ho, wo, co = _size(input, offset, weight, mask, a)
     require_shape("grad", grad, (n, co, ho, wo))
-    parts = _Parts(input, offset, weight, mask, a)
+    parts, near = _Parts(_near(input), offset, weight, mask, a), _near(grad)
     d_input = d_offset = d_weight = d_mask = None
     if samples:
-        d_input, d_offsets = parts.samples_grad(parts.conv_back(grad, weight))
+        d_input, d_offsets = parts.samples_grad(_near(parts.conv_back(near, weight)))
         d_offset, d_mask = parts.split(d_offsets)
     if products:
-        d_weight = parts.conv_weight(parts.samples(), grad)
+        d_weight = parts.conv_weight(parts.samples(), near)
     like = _backward_shape(
         grad, input, offset, weight, mask, samples=samples, products=products, **attributes
     )
