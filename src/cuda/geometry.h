@@ -179,6 +179,10 @@ struct alignas(16) Record : SecondOrder<Index, kDerivative> {
   Index sample;  // its row of channels in an image of grad (forward: of y)
 };
 constexpr int kAbsent = -1;
+template <class Index>
+__device__ bool is_live(Index cell) {  // every cell has a corner in the map
+  return cell != kAbsent && (cell & 15);
+}
 
 template <int kDerivative, class T, class Index, class F = Compute<T>>
 __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at, const Tap<F, Index>& t,
@@ -225,8 +229,8 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
 
 // Dots are numbered as the corners of records.
 template <int kDerivative, class T, class Index, class F = Compute<T>>
-__device__ void write_grad_offsets(const Geometry<T, Index>& q, const Place<Index>& at, const F* dots) {
-  const Tap<F, Index> t = locate(q, at);
+__device__ void write_grad_offsets(const Geometry<T, Index>& q, const Place<Index>& at,
+                                   const Tap<F, Index>& t, const F* dots) {
   F along_w = 0, along_h = 0, mask = 0;
   if (t.live) {
     const bool odd = t.w0 & 1;

@@ -185,7 +185,8 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
         begin < end ? static_cast<int>(min(end - begin, static_cast<std::uint32_t>(shared.batch))) : 0;
     Raw<T, V> next[kTogether] = {};
 #pragma unroll
-    for (int t = 0; t < kTogether; ++t) walk.fetch(shared.records, first + t, t < count, next[t]);
+    for (int t = 0; t < kTogether; ++t)
+      if (t < count) walk.fetch(shared.records[first + t], next[t]);
     for (int four = 0; __any_sync(kAllLanes, four < count); four += kTogether) {
       F dots[kTogether * kDots] = {};
 #pragma unroll
@@ -196,7 +197,7 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
           walk.move(record, add_to_mine);
           walk.tap(record, next[t], dots + t * kDots, is_mine(i));
         }
-        walk.fetch(shared.records, first + i + kTogether, i + kTogether < count, next[t]);
+        if (i + kTogether < count) walk.fetch(shared.records[first + i + kTogether], next[t]);
       }
       sum_over_team(team, dots, [&](int number, F sum) {
         const int i = four + number / kDots;
@@ -233,7 +234,8 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_finish_kernel(GradSweepArgu
     for (int piece = 0; piece < a.channels.pieces; ++piece)
 #pragma unroll
       for (int k = 0; k < kDots; ++k) dots[k] += a.dots[(piece * a.taps + tap) * kDots + k];
-    write_grad_offsets<kDerivative>(q, place_of(a, tap), dots);
+    const Place<Index> at = place_of(a, tap);
+    write_grad_offsets<kDerivative>(q, at, locate(q, at), dots);
   }
   if constexpr (kDerivative == 2) {
     const DeadRows<T> shared(static_cast<int>(blockDim.x));

@@ -43,16 +43,25 @@ struct GradTilesArguments {
   Torus torus;
 };
 
-// A block's shared memory. Sorted taps are the live ones by bucket; in the second derivative, then the dead.
-template <class T, int V, class Index, int kDerivative>
+// Where in its cell a tap is.
+template <class F>
+struct alignas(16) Fractions {
+  F hh, lh, hw, lw;
+};
+
+// A block's shared memory: 88 bytes a tap in float32, where a team has all channels.
+template <class T, class Index, int kDerivative>
 struct GradTilesShared {
   using F = Compute<T>;
   static constexpr int kDots = 4 * kDerivative;
   int buckets, teams, rows_of_dots;              // rows_of_dots: a team adds to that of its piece of channels
-  Array<Record<F, Index, kDerivative>> records;  // [sorted tap]
-  Array<F> dots;                                 // [row][sorted tap][kDots]
-  Array<int> places;                             // [tap]: its number among the sorted, or kAbsent
-  Array<int> begins;                             // [bucket], of the dead, the number of sorted taps
+  Array<Record<F, Index, kDerivative>> records;  // [tap]
+  Array<Fractions<F>> fractions;                 // [tap]
+  Array<F> masks;                                // [tap]
+  Array<F> dots;                                 // [row][tap][kDots]
+  Array<int> places;                             // [tap]: its bucket * 2^16 + its place there, if it is live
+  Array<unsigned short> sorted;                  // [live tap]
+  Array<int> begins;                             // [bucket], then the number of live taps
   int bytes;
 
   __host__ __device__ GradTilesShared(int taps, int groups, const Torus& torus, const Channels& c,
@@ -62,9 +71,12 @@ struct GradTilesShared {
         rows_of_dots(teams < c.pieces ? teams : c.pieces) {
     SharedCarver carver;
     records = carver.take<Record<F, Index, kDerivative>>(taps);
+    fractions = carver.take<Fractions<F>>(taps);
+    masks = carver.take<F>(taps);
     dots = carver.take<F>(rows_of_dots * taps * kDots);
     places = carver.take<int>(taps);
-    begins = carver.take<int>(buckets + 2);
+    sorted = carver.take<unsigned short>(taps);
+    begins = carver.take<int>(buckets + 1);
     bytes = carver.used();
   }
 };
@@ -90,44 +102,41 @@ __device__ inline void sum_before(const Array<int>& counts, int n) {
   }
 }
 
-// Sorts the tile's taps by bucket and fills their records. All threads of the block; begins with begins of 0.
-template <class T, int V, class Index, int kDerivative>
+// Locates the tile's taps and sorts the live ones by bucket. All threads of the block; begins with begins of
+// 0.
+template <class T, class Index, int kDerivative>
 __device__ void sort_tile(const GradTilesArguments<T, Index>& a, const Tile<Index>& tile,
-                          const GradTilesShared<T, V, Index, kDerivative>& shared) {
+                          const GradTilesShared<T, Index, kDerivative>& shared) {
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
   for (int i = first; i < tile.size(); i += step) {
     Place<Index> at;
-    int bucket = kAbsent, place = 0;
-    if (tile.place(a.geometry, i, &at)) {
-      const auto tap = locate(a.geometry, at);
-      const int h = static_cast<int>(tap.h0) & ((1 << a.torus.log_h) - 1);
-      const int w = static_cast<int>(tap.w0) & ((1 << a.torus.log_w) - 1);
-      if (tap.live)
-        bucket = ((static_cast<int>(at.g - tile.first.g) << a.torus.log_h | h) << a.torus.log_w) | w;
-      else if (kDerivative == 2)
-        bucket = shared.buckets;
-      if (bucket != kAbsent) place = atomicAdd(&shared.begins[bucket], 1);
+    if (!tile.place(a.geometry, i, &at)) {
+      shared.records[i].cell = kAbsent;
+      continue;
     }
-    shared.places[i] = bucket == kAbsent ? kAbsent : bucket << 16 | place;
+    const auto tap = locate(a.geometry, at);
+    fill_record(a.geometry, at, tap, a.geometry.read, shared.records[i]);
+    if (!tap.live) continue;
+    shared.fractions[i] = {tap.hh, tap.lh, tap.hw, tap.lw}, shared.masks[i] = tap.m;
+    const int h = static_cast<int>(tap.h0) & ((1 << a.torus.log_h) - 1);
+    const int w = static_cast<int>(tap.w0) & ((1 << a.torus.log_w) - 1);
+    const int bucket = ((static_cast<int>(at.g - tile.first.g) << a.torus.log_h | h) << a.torus.log_w) | w;
+    shared.places[i] = bucket << 16 | atomicAdd(&shared.begins[bucket], 1);
   }
   __syncthreads();
-  sum_before(shared.begins, shared.buckets + 1);
+  sum_before(shared.begins, shared.buckets);
   __syncthreads();
   for (int i = first; i < tile.size(); i += step) {
-    const int found = shared.places[i];
-    if (found == kAbsent) continue;
-    const int place = shared.begins[found >> 16] + (found & 0xffff);
-    shared.places[i] = place;
-    Place<Index> at;
-    tile.place(a.geometry, i, &at);
-    fill_record(a.geometry, at, locate(a.geometry, at), a.geometry.read, shared.records[place]);
+    if (!is_live(shared.records[i].cell)) continue;
+    const int place = shared.places[i];
+    shared.sorted[shared.begins[place >> 16] + (place & 0xffff)] = static_cast<unsigned short>(i);
   }
 }
 
 // The teams' walks: each takes a piece of the channels and a part of the sorted taps.
 template <class T, int V, class Index, int kDerivative, class F = Compute<T>>
 __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Index>& tile,
-                          const GradTilesShared<T, V, Index, kDerivative>& shared) {
+                          const GradTilesShared<T, Index, kDerivative>& shared) {
   constexpr int kDots = 4 * kDerivative;
   const Team team(a.channels.lanes);
   const int live = shared.begins[shared.buckets];
@@ -142,22 +151,28 @@ __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Inde
                          int, Index, Index at, const F(&v)[V]) { add_atomically(sums + at, v); };
     const auto dots_of_row = shared.dots.data + piece % shared.rows_of_dots * tile.size() * kDots;
     Raw<T, V> next[kTogether] = {};
+    int tap[kTogether] = {};  // whose vectors those are
+    const auto fetch = [&](int t, int i) {
+      if (i >= end) return;
+      tap[t] = shared.sorted[i];
+      walk.fetch(shared.records[tap[t]], next[t]);
+    };
 #pragma unroll
-    for (int t = 0; t < kTogether; ++t) walk.fetch(shared.records, begin + t, begin + t < end, next[t]);
+    for (int t = 0; t < kTogether; ++t) fetch(t, begin + t);
     for (int first = begin; first < begin + steps; first += kTogether) {
       F dots[kTogether * kDots] = {};
 #pragma unroll
       for (int t = 0; t < kTogether; ++t) {
-        const int i = first + t;
-        if (i < end) {
-          const auto& tap = shared.records[i];
-          walk.move(tap, add);
-          walk.tap(tap, next[t], dots + t * kDots, true);
+        if (first + t < end) {
+          const auto& record = shared.records[tap[t]];
+          walk.move(record, add);
+          walk.tap(record, next[t], dots + t * kDots, true);
         }
-        walk.fetch(shared.records, i + kTogether, i + kTogether < end, next[t]);
+        fetch(t, first + t + kTogether);
       }
       sum_over_team(team, dots, [&](int number, F sum) {
-        if (first + number / kDots < end) dots_of_row[first * kDots + number] += sum;
+        const int i = first + number / kDots;
+        if (i < end) dots_of_row[shared.sorted[i] * kDots + number % kDots] += sum;
       });
     }
     walk.leave(add);
@@ -169,33 +184,41 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks)
     grad_tiles_kernel(GradTilesArguments<T, Index> a) {
   using F = Compute<T>;
   const Tile<Index> tile(a.tile);
-  const GradTilesShared<T, V, Index, kDerivative> shared(tile.size(), a.tile.groups, a.torus, a.channels,
-                                                         static_cast<int>(blockDim.x));
+  const GradTilesShared<T, Index, kDerivative> shared(tile.size(), a.tile.groups, a.torus, a.channels,
+                                                      static_cast<int>(blockDim.x));
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
   for (int i = first; i < shared.begins.size; i += step) shared.begins[i] = 0;
   for (int i = first; i < shared.dots.size; i += step) shared.dots[i] = 0;
   __syncthreads();
   sort_tile(a, tile, shared);
   __syncthreads();
-  walk_tile(a, tile, shared);
+  walk_tile<T, V>(a, tile, shared);
   __syncthreads();
   for (int i = first; i < tile.size(); i += step) {
     Place<Index> at;
     if (!tile.place(a.geometry, i, &at)) continue;
+    const Index cell = shared.records[i].cell;
+    Tap<F, Index> tap{};
     F dots[4 * kDerivative] = {};
-    const int place = shared.places[i];
-    for (int row = 0; row < shared.rows_of_dots && place != kAbsent; ++row)
+    if (is_live(cell)) {
+      const auto& f = shared.fractions[i];
+      tap = {true, 0, static_cast<Index>(odd_of(cell >> 4)), f.hh, f.lh, f.hw, f.lw, shared.masks[i]};
+#pragma unroll 1  // as a rule there is one
+      for (int row = 0; row < shared.rows_of_dots; ++row)
 #pragma unroll
-      for (int k = 0; k < 4 * kDerivative; ++k)
-        dots[k] += shared.dots[(row * tile.size() + place) * 4 * kDerivative + k];
-    write_grad_offsets<kDerivative>(a.geometry, at, dots);
+        for (int k = 0; k < 4 * kDerivative; ++k)
+          dots[k] += shared.dots[(row * tile.size() + i) * 4 * kDerivative + k];
+    }
+    write_grad_offsets<kDerivative>(a.geometry, at, tap, dots);
   }
   if constexpr (kDerivative == 2) {
     const Team team(a.channels.lanes);
     T* grad_grad = a.maps.grad_grad.image(tile.first.n);
-    const int dead = shared.begins[shared.buckets], end = shared.begins[shared.buckets + 1];
-    for (int i = dead + team.index; i < end; i += shared.teams)
-      zero_row<T, V, Index>(a.channels, team, grad_grad + shared.records[i].written);
+    for (int i = team.index; i < tile.size(); i += shared.teams) {
+      const auto& record = shared.records[i];
+      if (record.cell != kAbsent && !is_live(record.cell))
+        zero_row<T, V, Index>(a.channels, team, grad_grad + record.written);
+    }
   }
 }
 
@@ -240,15 +263,15 @@ void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
     a.channels = Channels::of(p.group_channels(), V);
     const int threads = tuning().threads;
     const auto bytes = [&](int taps) {  // of a block whose tile has so many, and the most buckets
-      return GradTilesShared<T, V, Index, kDerivative>(taps, tuning().buckets, Torus{}, a.channels, threads)
+      return GradTilesShared<T, Index, kDerivative>(taps, tuning().buckets, Torus{}, a.channels, threads)
           .bytes;
     };
     int most = tuning().tile_taps;
     while (most > 1 && bytes(most) > shared_bytes_of_block()) --most;
     a.tile = shape_tile(p, p.n, most, tuning().read_bytes, blocks_to_fill_device());
     a.torus = Torus::of(p, a.tile, tuning().buckets);
-    const GradTilesShared<T, V, Index, kDerivative> shared(a.tile.size(), a.tile.groups, a.torus, a.channels,
-                                                           threads);
+    const GradTilesShared<T, Index, kDerivative> shared(a.tile.size(), a.tile.groups, a.torus, a.channels,
+                                                        threads);
     launch(kDerivative == 1 ? "grad_tiles_kernel" : "grad_grad_tiles_kernel",
            grad_tiles_kernel<T, V, Index, kDerivative>,
            {a.tile.count(p.n), threads, static_cast<std::size_t>(shared.bytes)}, stream, a);

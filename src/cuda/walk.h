@@ -53,10 +53,10 @@ class Walk {
     }
   }
 
-  // Asks for the vector of grad of taps[i], which comes while others are worked on. A lane that does not work
+  // Asks for the tap's vector of grad, which comes while others are worked on. A lane that does not work
   // leaves `to`, which should be zeros.
-  __device__ void fetch(const Array<Tap>& taps, int i, bool has_tap, Raw<T, V>& to) const {
-    if (has_tap && works_) to = __ldcs(reinterpret_cast<const Raw<T, V>*>(grad_ + taps[i].sample));
+  __device__ void fetch(const Tap& t, Raw<T, V>& to) const {
+    if (works_) to = __ldcs(reinterpret_cast<const Raw<T, V>*>(grad_ + t.sample));
   }
 
   // Moves to the tap's cell. What a column of the last one has summed goes to add(row, number, at, vector),

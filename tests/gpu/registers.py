@@ -1,28 +1,51 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers of each kernel, from what `nvcc -Xptxas -v` has printed (a build's log on stdin), as a table. Fails
-if a kernel spills, or if there are none."""
+"""Registers of each kernel, from what `nvcc -Xptxas -v` has printed (a build's log on stdin), as a table. Fails if a
+kernel spills or keeps an array in local memory, or if there are none.
+
+    python registers.py [FILE.ptx ...] < build.log
+
+Of PTX files: fails if a kernel reads or writes global memory by the byte, or does not know that it is global. Vectors
+that nvcc has taken to pieces look so, and no test sees it.
+"""
 
 import re
 import subprocess
 import sys
 from collections import defaultdict
+from pathlib import Path
 
 ENTRY = re.compile(r"Compiling entry function '(\S+)' for '(\S+)'")
-SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
+LOCAL = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
+PTX_ENTRY = re.compile(r"\.entry (\w+)\(")
+ACCESS = re.compile(r"\b(?:ld|st|red|atom)\.\S+")
 
 
 def read(log):
-    """{mangled name: {architecture: [registers, bytes spilled]}}."""
+    """{mangled name: {architecture: [registers, bytes of local memory]}}."""
     kernels = defaultdict(dict)
     for line in log:
         if m := ENTRY.search(line):
             entry = kernels[m[1]].setdefault(m[2], [0, 0])
-        elif m := SPILLS.search(line):
-            entry[1] = int(m[1]) + int(m[2])
+        elif m := LOCAL.search(line):
+            entry[1] = sum(map(int, m.groups()))
         elif m := USED.search(line):
             entry[0] = int(m[1])
     return kernels
+
+
+def narrow_accesses(ptx):
+    """{mangled name: accesses by the byte, or to memory of any kind} of the kernels that have any."""
+    found, entry = defaultdict(list), None
+    for line in ptx:
+        if m := PTX_ENTRY.search(line):
+            entry = m[1]
+        for access in ACCESS.findall(line):
+            kind, space, *_ = access.rstrip(";").split(".")
+            anywhere = space not in ("global", "shared", "param", "local", "const")
+            if anywhere or (space == "global" and re.search(r"\.[bsu]8$", access)):
+                found[entry].append(access)
+    return found
 
 
 def short(name):
@@ -46,8 +69,11 @@ def main():
         print(f"{name:{width}}" + "".join(f"{by_arch[a][0]:>10}" for a in archs))
     spilled = [f"{name} on {a}: {v[1]} bytes" for name, by_arch in rows for a, v in by_arch.items() if v[1]]
     if spilled:
-        sys.exit("spilled:\n" + "\n".join(spilled))
-    print(f"{len(rows)} kernels, no spills")
+        sys.exit("in local memory:\n" + "\n".join(spilled))
+    for path in sys.argv[1:]:
+        for name, accesses in narrow_accesses(Path(path).read_text(encoding="utf-8").splitlines()).items():
+            sys.exit(f"{path}: {name} has {len(accesses)} of {', '.join(sorted(set(accesses)))}")
+    print(f"{len(rows)} kernels, nothing in local memory; {len(sys.argv) - 1} PTX files, no access by the byte")
 
 
 if __name__ == "__main__":
