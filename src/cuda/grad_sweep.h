@@ -309,8 +309,14 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
     a.maps = walk_maps_of<T>(staged);
     a.channels = Channels::of(p.group_channels(), V);
     a.taps = scratch.taps, a.cells = scratch.cells;
+    const int threads = tuning().threads, lanes = a.channels.lanes;
+    const auto teams = [&](int strip) {
+      return p.n * p.groups * (p.h + 1) * strips_of(p, strip) * a.channels.pieces;
+    };
     a.strip = tuning().strip;
-    const std::int64_t strips = strips_of(p);
+    while (a.strip > tuning().least_strip && teams(a.strip) * lanes < blocks_to_fill_device() * threads)
+      a.strip = std::max(a.strip / 2, tuning().least_strip);
+    const std::int64_t strips = strips_of(p, a.strip);
     a.by_pieces = Divisor(a.channels.pieces), a.by_strips = Divisor(strips), a.by_rows = Divisor(p.h + 1);
     a.by_groups = Divisor(p.groups), a.by_taps = Divisor(p.taps());
     a.by_wo = Divisor(p.wo), a.by_ho = Divisor(p.ho);
@@ -320,7 +326,6 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
     a.upper = images_of<F>(scratch.upper), a.lower = images_of<F>(scratch.lower);
     a.pixels = a.geometry.sums;
 
-    const int threads = tuning().threads, lanes = a.channels.lanes;
     const auto bytes = static_cast<std::size_t>(GradSweepShared<T, Index, kDerivative>(threads, lanes).bytes),
                bytes_of_rows = kDerivative == 2 ? static_cast<std::size_t>(DeadRows<T>(threads).bytes) : 0;
     const Grid a_tap_a_thread{blocks_of(a.taps, threads), threads},
@@ -329,9 +334,8 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
     sort_pairs(scratch.sort, a.keys, a.order, scratch.sorted_keys, scratch.sorted_order, a.taps,
                static_cast<std::uint32_t>(a.cells), stream);
     launch("sweep_begins_kernel", sweep_begins_kernel<T, Index>, a_cell_a_thread, stream, a);
-    const std::int64_t teams = p.n * p.groups * (p.h + 1) * strips * a.channels.pieces;
     launch("sweep_kernel", sweep_kernel<T, V, Index, kDerivative>,
-           {blocks_of(teams, threads / lanes), threads, bytes}, stream, a);
+           {blocks_of(teams(a.strip), threads / lanes), threads, bytes}, stream, a);
     launch("sweep_finish_kernel", sweep_finish_kernel<T, V, Index, kDerivative>,
            {a_tap_a_thread.blocks, threads, bytes_of_rows}, stream, a);
   });

@@ -33,13 +33,14 @@ inline Problem slice(const Problem& p, std::int64_t first, std::int64_t count) {
 }
 
 // Strips of a row of cells that the deterministic schedule sweeps.
-inline std::int64_t strips_of(const Problem& p) { return (p.w + tuning().strip - 1) / tuning().strip; }
+inline std::int64_t strips_of(const Problem& p, int columns) { return (p.w + columns - 1) / columns; }
 
 // What kernels number with 31 bits: taps, cells, squares that are copied, teams of a sweep.
 constexpr std::int64_t kMostItems = (std::int64_t{1} << 31) - 1;
 inline std::int64_t items_of_image(const Problem& p) {
-  return std::max({p.ho * p.wo * p.lanes(), p.groups * (p.h + 1) * (p.w + 1), p.h * p.w * (p.c / 32 + 1),
-                   2 * p.c, p.groups * (p.h + 1) * strips_of(p) * (p.group_channels() / 32 + 1)});
+  return std::max(
+      {p.ho * p.wo * p.lanes(), p.groups * (p.h + 1) * (p.w + 1), p.h * p.w * (p.c / 32 + 1), 2 * p.c,
+       p.groups * (p.h + 1) * strips_of(p, tuning().least_strip) * (p.group_channels() / 32 + 1)});
 }
 
 // As many images as their items and scratch allow, if the schedule needs `bytes_of_one` for one.

@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "cuda/tuning.h"
+
 namespace tapfield::cuda {
 
 // What failed, and CUDA's own words.
@@ -22,6 +24,24 @@ inline void check(cudaError_t code, const char* what) {
   if (code == cudaSuccess) return;
   cudaGetLastError();  // reported here; a later call shall not find it again
   throw Error(what, code);
+}
+
+// Of the current device.
+inline int attribute(cudaDeviceAttr of) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, of, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+// Blocks that it should be given, at least.
+inline std::int64_t blocks_to_fill_device() {
+  return std::int64_t{attribute(cudaDevAttrMultiProcessorCount)} * tuning().blocks_an_sm;
+}
+
+// Shared memory of a block, at most, on it: an SM keeps 1 KiB of each block's for itself.
+inline int shared_bytes_of_block() {
+  return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / tuning().blocks_by_shared - (1 << 10);
 }
 
 // Where a kernel runs.
@@ -39,11 +59,13 @@ void launch(const char* name, void (*kernel)(Arguments), const Grid& grid, cudaS
             Arguments arguments) {
   if (grid.blocks == 0) return;
   if (grid.blocks > 0x7fffffff) throw Error(name, cudaErrorInvalidConfiguration);
-  if (grid.shared_bytes > kSharedUnasked)
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(grid.shared_bytes)),
-          name);
+  if (grid.shared_bytes > kSharedUnasked) {
+    const auto set = [&](cudaFuncAttribute attribute, int value) {
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value), name);
+    };
+    set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes));
+    set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
   void* list[] = {&arguments};
   check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(grid.blocks)), dim3(grid.threads), list,
                          grid.shared_bytes, stream),

@@ -49,24 +49,6 @@ inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int
   return s;
 }
 
-// Of the current device.
-inline int attribute(cudaDeviceAttr of) {
-  int device = 0, value = 0;
-  check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&value, of, device), "cudaDeviceGetAttribute");
-  return value;
-}
-
-// What least_blocks should be on it.
-inline std::int64_t blocks_to_fill_device() {
-  return std::int64_t{attribute(cudaDevAttrMultiProcessorCount)} * tuning().blocks_an_sm;
-}
-
-// Shared memory of a block, at most, on it: an SM keeps 1 KiB of each block's for itself.
-inline int shared_bytes_of_block() {
-  return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / tuning().blocks_by_shared - (1 << 10);
-}
-
 // The tile of this block: groups fastest, so that blocks which share sectors run at the same time.
 template <class Index>
 struct Tile {

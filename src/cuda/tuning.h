@@ -44,8 +44,9 @@ struct Tuning {
   // a line where they are written in theirs. Several groups share a tile where one has fewer.
   int read_bytes = 32, write_bytes = 128;
 
-  // Columns of grad_x that a team sweeps: it reads the taps of 17 cells for 16.
-  int strip = 16;
+  // Columns of grad_x that a team sweeps: it reads the taps of 17 cells for 16. Halved, down to the least,
+  // while there are fewer blocks than blocks_an_sm for each SM.
+  int strip = 16, least_strip = 4;
 
   // Scratch, at most, unless one image needs more: images are taken together up to it.
   std::int64_t scratch_bytes = std::int64_t{256} << 20;

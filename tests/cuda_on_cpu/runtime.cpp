@@ -78,7 +78,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   }
   return cudaErrorInvalidValue;
 }
-cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int bytes) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (bytes < 0 || static_cast<std::size_t>(bytes) > cuda_on_cpu::kSharedAtMost) return cudaErrorInvalidValue;
   cuda_on_cpu::shared_asked[kernel] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
