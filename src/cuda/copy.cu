@@ -4,13 +4,12 @@
 #include "cuda/device.h"
 #include "cuda/host.h"
 #include "cuda/launch.h"
+#include "cuda/transpose.h"
 
 namespace tapfield::cuda {
 namespace {
 
 constexpr int kAtATime = 4;  // loads of a thread that are under way together
-
-// ------ Between tensors whose channels are adjacent
 
 struct RowsArguments {
   View from, added, to;
@@ -81,98 +80,12 @@ void copy_rows(const View& from, const View& added, const View& to, const Extent
     copy_rows_of<From, To, 1>(a, stream);
 }
 
-// ------ Between one whose channels are adjacent and one whose columns are, as a rule
-
-constexpr int kSide = 32;  // a block copies a square: so many pixels, so many channels
-
-struct SquaresArguments {
-  View from, added, to;
-  std::int64_t pixels, channels;
-  Divisor by_across, by_w, by_h;  // across: squares of a pixel's channels
-  bool from_by_pixels;  // lanes of a warp read along pixels and write along channels; else vice versa
-};
-
-template <class Sum>
-struct SquareShared {
-  Array<std::int64_t> from, added, to;  // [pixel]: where it begins
-  Array<Sum> square;                    // [pixel][channel], rows of one more: no bank is hit twice either way
-  int bytes;
-  __host__ __device__ SquareShared() {
-    SharedCarver carver;
-    from = carver.take<std::int64_t>(kSide), added = carver.take<std::int64_t>(kSide);
-    to = carver.take<std::int64_t>(kSide), square = carver.take<Sum>(kSide * (kSide + 1));
-    bytes = carver.used();
-  }
-};
-
-// Reads along the axis in which `from` is adjacent, writes along that of `to`.
-template <class From, class To>
-__global__ void __launch_bounds__(kMaxThreads) copy_squares_kernel(SquaresArguments a) {
-  using Sum = Compute<From>;
-  const SquareShared<Sum> shared;
-  const int block = static_cast<int>(blockIdx.x), down = a.by_across.quotient(block);
-  const std::int64_t first_pixel = std::int64_t{down} * kSide,
-                     first_channel = std::int64_t{a.by_across.remainder(block, down)} * kSide;
-  const int pixels = static_cast<int>(min(a.pixels - first_pixel, std::int64_t{kSide}));
-  const int channels = static_cast<int>(min(a.channels - first_channel, std::int64_t{kSide}));
-  const int lane = static_cast<int>(threadIdx.x) % kSide, warp = static_cast<int>(threadIdx.x) / kSide,
-            warps = static_cast<int>(blockDim.x) / kSide;
-
-  if (warp == 0 && lane < pixels) {
-    const int pixel = static_cast<int>(first_pixel) + lane, row = a.by_w.quotient(pixel);
-    const int n = a.by_h.quotient(row), h = a.by_h.remainder(row, n), w = a.by_w.remainder(pixel, row);
-    const auto begin = [&](const View& v) { return n * v.n + h * v.h + w * v.w + first_channel * v.c; };
-    shared.from[lane] = begin(a.from), shared.added[lane] = begin(a.added), shared.to[lane] = begin(a.to);
-  }
-  __syncthreads();
-
-  // Lines of 32 elements along pixels or channels, kAtATime of them together. Calls each(pixel, channel,
-  // which of the lines) for this thread's elements.
-  const auto for_lines = [&](int line, bool by_pixels, const auto& each) {
-#pragma unroll
-    for (int t = 0; t < kAtATime; ++t) {
-      const int i = line + t * warps, pixel = by_pixels ? lane : i, c = by_pixels ? i : lane;
-      if (pixel < pixels && c < channels) each(pixel, c, t);
-    }
-  };
-  for (int line = warp; line < kSide; line += kAtATime * warps) {
-    Sum v[kAtATime];
-    for_lines(line, a.from_by_pixels, [&](int pixel, int c, int t) {
-      v[t] = widen(reinterpret_cast<const From*>(a.from.data)[shared.from[pixel] + c * a.from.c]);
-      if (a.added.data)
-        v[t] += widen(reinterpret_cast<const From*>(a.added.data)[shared.added[pixel] + c * a.added.c]);
-    });
-    for_lines(line, a.from_by_pixels,
-              [&](int pixel, int c, int t) { shared.square[pixel * (kSide + 1) + c] = v[t]; });
-  }
-  __syncthreads();
-  for (int line = warp; line < kSide; line += kAtATime * warps)
-    for_lines(line, !a.from_by_pixels, [&](int pixel, int c, int) {
-      reinterpret_cast<To*>(a.to.data)[shared.to[pixel] + c * a.to.c] =
-          narrow<To>(shared.square[pixel * (kSide + 1) + c]);
-    });
-}
-
-template <class From, class To>
-void copy_squares(const View& from, const View& added, const View& to, const Extent& e, cudaStream_t stream) {
-  SquaresArguments a{};
-  a.from = from, a.added = added, a.to = to;
-  a.pixels = e.n * e.h * e.w, a.channels = e.c;
-  const std::int64_t across = blocks_of(e.c, kSide);
-  a.by_across = Divisor(across), a.by_w = Divisor(e.w), a.by_h = Divisor(e.h);
-  a.from_by_pixels = !from.adjacent();
-  launch("copy_squares_kernel", copy_squares_kernel<From, To>,
-         {blocks_of(a.pixels, kSide) * across, tuning().threads,
-          static_cast<std::size_t>(SquareShared<Compute<From>>().bytes)},
-         stream, a);
-}
-
 template <class From, class To>
 void copy_as(const View& from, const View& added, const View& to, const Extent& e, cudaStream_t stream) {
   if (from.adjacent() && to.adjacent())
     copy_rows<From, To>(from, added, to, e, stream);
   else
-    copy_squares<From, To>(from, added, to, e, stream);
+    transpose<From, To>(from, added, to, e, stream);
 }
 
 }  // namespace

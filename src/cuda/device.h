@@ -156,6 +156,33 @@ __device__ E* settled(E* p) {
 #endif
 }
 
+// ------ Division
+
+// Division by a number that the host knows, for numerators below 2^31.
+class Divisor {
+ public:
+  Divisor() = default;
+  explicit Divisor(std::int64_t d) : d_(static_cast<unsigned>(d)) {
+    while ((1ull << shift_) < d_) ++shift_;
+    factor_ = static_cast<unsigned>(((1ull << 32) * ((1ull << shift_) - d_)) / d_ + 1);
+  }
+  __device__ int quotient(int n) const {
+    return static_cast<int>((__umulhi(static_cast<unsigned>(n), factor_) + static_cast<unsigned>(n)) >>
+                            shift_);
+  }
+  __device__ int remainder(int n, int quotient) const { return n - quotient * static_cast<int>(d_); }
+
+ private:
+  unsigned d_ = 1, factor_ = 1, shift_ = 0;
+};
+
+// i becomes i / d; its remainder.
+__device__ inline int take(int& i, const Divisor& d) {
+  const int all = i;
+  i = d.quotient(all);
+  return d.remainder(all, i);
+}
+
 // ------ Shared memory
 
 template <class E>

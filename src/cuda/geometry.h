@@ -43,24 +43,6 @@ struct Pixels {
   Index h, w;
 };
 
-// Division by a number that the host knows, for numerators below 2^31.
-class Divisor {
- public:
-  Divisor() = default;
-  explicit Divisor(std::int64_t d) : d_(static_cast<unsigned>(d)) {
-    while ((1ull << shift_) < d_) ++shift_;
-    factor_ = static_cast<unsigned>(((1ull << 32) * ((1ull << shift_) - d_)) / d_ + 1);
-  }
-  __device__ int quotient(int n) const {
-    return static_cast<int>((__umulhi(static_cast<unsigned>(n), factor_) + static_cast<unsigned>(n)) >>
-                            shift_);
-  }
-  __device__ int remainder(int n, int quotient) const { return n - quotient * static_cast<int>(d_); }
-
- private:
-  unsigned d_ = 1, factor_ = 1, shift_ = 0;
-};
-
 // A Problem's geometry, of some of its images. With an Index of 32 bits positions stay below kFar, and
 // numbers of cells below kMostCells (host.h).
 template <class T, class Index>

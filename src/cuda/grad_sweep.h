@@ -36,13 +36,6 @@ struct GradSweepArguments {
   Pixels<Index> pixels;               // theirs
 };
 
-// i becomes i / d; its remainder.
-__device__ inline int take(int& i, const Divisor& d) {
-  const int all = i;
-  i = d.quotient(all);
-  return d.remainder(all, i);
-}
-
 template <class T, class Index>
 __device__ Place<Index> place_of(const GradSweepArguments<T, Index>& a, std::int64_t tap) {
   int i = static_cast<int>(tap);  // below 2^31 (host.h)

@@ -21,7 +21,7 @@ add_mutant(mask_too_small device.h grad
   "v[i] = kept + __shfl_xor_sync(kAllLanes" "v[i] = kept + __shfl_xor_sync(0xffffu" "a lane is not in the mask|a shuffle reads from a lane that its mask does not name")
 add_mutant(warp_sync_removed grad_sweep.h grad
   "    __syncwarp();\n    const int count" "    const int count" "races with a .* in shared memory")
-add_mutant(barrier_in_a_branch copy.cu copy
+add_mutant(barrier_in_a_branch transpose.h copy
   "  __syncthreads();\n\n" "  if (warp == 0) __syncthreads();\n\n" "the barrier of line|races with a .* in shared memory")
 add_mutant(shuffle_in_a_branch grad_tiles.h grad
   "sum_over_team(team, dots, [" "if (first >= end) break;\n      sum_over_team(team, dots, ["
