@@ -67,10 +67,18 @@ inline constexpr int kAtOnce = static_cast<int>(sizeof(T)) * V > 16 ? 16 / stati
 // By value: of a reference into global memory, memcpy would become a load for each byte.
 template <class T, int V>
 __device__ void unpack(Raw<T, V> raw, Compute<T> (&out)[V]) {
-  T e[V];
-  memcpy(e, &raw, sizeof raw);
+  if constexpr (std::is_same_v<T, __nv_bfloat16> && V % 2 == 0) {
+    unsigned pairs[V / 2];  // a bfloat16 is the upper half of a float: one instruction each
+    memcpy(pairs, &raw, sizeof raw);
 #pragma unroll
-  for (int i = 0; i < V; ++i) out[i] = widen(e[i]);
+    for (int i = 0; i < V / 2; ++i)
+      out[2 * i] = __uint_as_float(pairs[i] << 16), out[2 * i + 1] = __uint_as_float(pairs[i] & 0xffff0000u);
+  } else {
+    T e[V];
+    memcpy(e, &raw, sizeof raw);
+#pragma unroll
+    for (int i = 0; i < V; ++i) out[i] = widen(e[i]);
+  }
 }
 
 // For what is read again, such as x.

@@ -73,7 +73,9 @@ def main():
     for path in sys.argv[1:]:
         for name, accesses in narrow_accesses(Path(path).read_text(encoding="utf-8").splitlines()).items():
             sys.exit(f"{path}: {name} has {len(accesses)} of {', '.join(sorted(set(accesses)))}")
-    print(f"{len(rows)} kernels, nothing in local memory; {len(sys.argv) - 1} PTX files, no access by the byte")
+    print(
+        f"{len(rows)} kernels, nothing in local memory; {len(sys.argv) - 1} PTX files, no access by the byte"
+    )
 
 
 if __name__ == "__main__":

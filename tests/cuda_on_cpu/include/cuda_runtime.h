@@ -54,6 +54,10 @@ template <class T>
 void __stcs(T* p, T v) {
   *p = v;
 }
+inline float __uint_as_float(unsigned bits) {
+  float f;
+  return std::memcpy(&f, &bits, sizeof f), f;
+}
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(std::uint64_t{a} * b >> 32); }
 
 // No other thread runs meanwhile.
