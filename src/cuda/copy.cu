@@ -2,7 +2,6 @@
 #include "cuda/copy.h"
 
 #include "cuda/device.h"
-#include "cuda/host.h"
 #include "cuda/launch.h"
 #include "cuda/transpose.h"
 
@@ -118,7 +117,7 @@ void zero(const View& to, const Extent& e, cudaStream_t stream) {
     return check(
         cudaMemsetAsync(to.data, 0, static_cast<std::size_t>(e.elements() * size_of(to.dtype)), stream),
         "cudaMemsetAsync");
-  View nothing = to;
+  View nothing = to;  // copy_rows takes it for zeros
   nothing.data = nullptr;
   copy(nothing, View{}, to, e, stream);
 }

@@ -21,7 +21,7 @@ View dense(void* data, DType dtype, const Extent& e);
 // dtype, or float32 and a 16-bit one. Queued on the stream.
 void copy(const View& from, const View& added, const View& to, const Extent& e, cudaStream_t stream);
 
-// to = 0. Queued on the stream.
+// to = 0; its channels are adjacent. Queued on the stream.
 void zero(const View& to, const Extent& e, cudaStream_t stream);
 
 }  // namespace tapfield::cuda

@@ -23,8 +23,9 @@ struct GradSweepArguments {
   Geometry<T, Index> geometry;
   WalkMaps<T> maps;
   Channels channels;
-  std::int64_t taps, cells;                                                 // of all images
-  int strip;                                                                // columns of a strip
+  std::int64_t taps, cells;  // of all images
+  int strip;                 // columns of a strip
+  int batch;                 // taps that a team locates, then walks
   Divisor by_pieces, by_strips, by_rows, by_groups, by_taps, by_wo, by_ho;  // by_rows: of cells, h+1
   std::uint32_t* keys;   // [taps]: cell (((n * groups + g) * (h+1) + h0+1) * (w+1) + w0+1); `cells` if dead
   std::uint32_t* order;  // [taps]: number of a tap, ((n * ho + ..) * wo + ..) * groups * kh * kw + ..
@@ -78,17 +79,12 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_begins_kernel(GradSweepArgu
   a.begins[cell] = static_cast<std::uint32_t>(begin);
 }
 
-// A batch of a team: the taps that its lanes locate, then walk.
-constexpr int kLeastBatch = 8;
-
 template <class T, class Index, int kDerivative>
 struct GradSweepShared {
-  int batch;
   Array<Record<Compute<T>, Index, kDerivative>> records;  // [team][batch]
   Array<std::uint32_t> taps;                              // [team][batch]
   int bytes;
-  __host__ __device__ GradSweepShared(int threads, int lanes)
-      : batch(lanes < kLeastBatch ? kLeastBatch : lanes) {
+  __host__ __device__ GradSweepShared(int threads, int lanes, int batch) {
     SharedCarver carver;
     records = carver.take<Record<Compute<T>, Index, kDerivative>>(threads / lanes * batch);
     taps = carver.take<std::uint32_t>(threads / lanes * batch);
@@ -97,7 +93,8 @@ struct GradSweepShared {
 };
 
 // What a team writes: columns [first, last) of the row of pixels above its cells and of that below, from left
-// to right, each once (but where a cell has more than kTerms taps) and zeros where nothing came.
+// to right and zeros where nothing came. A column that comes late (its neighbour was passed on first, or its
+// cell has more than kTerms taps) is added to what is there.
 template <class F, int V, class Index>
 class StripOfPixels {
  public:
@@ -130,7 +127,8 @@ template <class T, int V, class Index, int kDerivative>
 __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSweepArguments<T, Index> a) {
   using F = Compute<T>;
   constexpr int kDots = 4 * kDerivative;
-  const GradSweepShared<T, Index, kDerivative> shared(static_cast<int>(blockDim.x), a.channels.lanes);
+  const GradSweepShared<T, Index, kDerivative> shared(static_cast<int>(blockDim.x), a.channels.lanes,
+                                                      a.batch);
   const Team team(a.channels.lanes);
   const auto& q = a.geometry;
 
@@ -159,14 +157,14 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
   const auto add_to_mine = [&](int row, Index number, Index, const F(&sums)[V]) {
     pixels.add(row, number - column_0, sums);
   };
-  const int first = team.index * shared.batch;
+  const int first = team.index * a.batch;
   constexpr int kTogether = Walk<T, V, Index, kDerivative>::kTogether;
   // A tap left of the strip is its neighbour's, but for the right corners.
   const auto is_mine = [&](int i) {
     return (shared.records[first + i].cell >> 4) - column_0 >= first_column || first_column == 0;
   };
-  for (; __any_sync(kAllLanes, begin < end); begin += shared.batch) {
-    for (int i = team.rank; i < shared.batch; i += team.size) {
+  for (; __any_sync(kAllLanes, begin < end); begin += a.batch) {
+    for (int i = team.rank; i < a.batch; i += team.size) {
       if (begin + i >= end) continue;
       const std::uint32_t tap = a.sorted_order[begin + i];
       const Place<Index> at = place_of(a, tap);
@@ -175,7 +173,7 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
     }
     __syncwarp();
     const int count =
-        begin < end ? static_cast<int>(min(end - begin, static_cast<std::uint32_t>(shared.batch))) : 0;
+        begin < end ? static_cast<int>(min(end - begin, static_cast<std::uint32_t>(a.batch))) : 0;
     Raw<T, V> next[kTogether] = {};
 #pragma unroll
     for (int t = 0; t < kTogether; ++t)
@@ -257,8 +255,7 @@ struct GradSweepScratch {
   std::uint32_t* begins;                                     // [cells + 1]
   char* sort;
   char* dots;  // [pieces][taps][4 or 8] of Compute<T>
-  Extent both;
-  View upper, lower, upper_and_lower;
+  View upper, lower;
 
   GradSweepScratch(const Problem& p, Carver& carver)
       : x(p.x, extent_of_x(p), carver),
@@ -272,14 +269,13 @@ struct GradSweepScratch {
         sorted_keys(carver.take<std::uint32_t>(taps)),
         sorted_order(carver.take<std::uint32_t>(taps)),
         begins(carver.take<std::uint32_t>(cells + 1)),
-        sort(carver.take<char>(static_cast<std::int64_t>(sort_bytes(taps)))),
-        both(extent_of_x(p)) {
+        sort(carver.take<char>(static_cast<std::int64_t>(sort_bytes(taps)))) {
     const DType sums = dtype_of_sums(p);
     // The most pieces there can be, whatever the alignment of tensors.
     const int pieces = Channels::of(p.group_channels(), 1).pieces, kinds = p.pass == Pass::grad ? 4 : 8;
     dots = carver.take<char>(pieces * taps * kinds * size_of(sums));
-    both.n = 2 * p.n;
-    upper_and_lower = upper = lower = dense(carver.take<char>(both.elements() * size_of(sums)), sums, both);
+    const Extent e = extent_of_x(p);
+    upper = lower = dense(carver.take<char>(2 * e.elements() * size_of(sums)), sums, e);
     lower.data += p.n * lower.n * size_of(sums);
   }
 };
@@ -319,8 +315,13 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
     a.upper = images_of<F>(scratch.upper), a.lower = images_of<F>(scratch.lower);
     a.pixels = a.geometry.sums;
 
-    const auto bytes = static_cast<std::size_t>(GradSweepShared<T, Index, kDerivative>(threads, lanes).bytes),
-               bytes_of_rows = kDerivative == 2 ? static_cast<std::size_t>(DeadRows<T>(threads).bytes) : 0;
+    const auto bytes = [&](int batch) {
+      return GradSweepShared<T, Index, kDerivative>(threads, lanes, batch).bytes;
+    };
+    const int room = shared_bytes_of_block();
+    a.batch = std::max(lanes, tuning().least_batch);
+    while (a.batch > lanes && bytes(a.batch) > room) a.batch /= 2;
+    const std::size_t bytes_of_rows = kDerivative == 2 ? DeadRows<T>(threads).bytes : 0;
     const Grid a_tap_a_thread{blocks_of(a.taps, threads), threads},
         a_cell_a_thread{blocks_of(a.cells + 1, threads), threads};
     launch("sweep_keys_kernel", sweep_keys_kernel<T, Index>, a_tap_a_thread, stream, a);
@@ -328,7 +329,8 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
                static_cast<std::uint32_t>(a.cells), stream);
     launch("sweep_begins_kernel", sweep_begins_kernel<T, Index>, a_cell_a_thread, stream, a);
     launch("sweep_kernel", sweep_kernel<T, V, Index, kDerivative>,
-           {blocks_of(teams(a.strip), threads / lanes), threads, bytes}, stream, a);
+           {blocks_of(teams(a.strip), threads / lanes), threads, static_cast<std::size_t>(bytes(a.batch))},
+           stream, a);
     launch("sweep_finish_kernel", sweep_finish_kernel<T, V, Index, kDerivative>,
            {a_tap_a_thread.blocks, threads, bytes_of_rows}, stream, a);
   });

@@ -49,7 +49,7 @@ struct alignas(16) Fractions {
   F hh, lh, hw, lw;
 };
 
-// A block's shared memory: 88 bytes a tap in float32, where a team has all channels.
+// A block's shared memory: 78 bytes a tap in float32, where a team has all channels.
 template <class T, class Index, int kDerivative>
 struct GradTilesShared {
   using F = Compute<T>;
@@ -245,7 +245,7 @@ struct GradTilesScratch {
 template <class T, int kDerivative>
 void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
   using F = Compute<T>;
-  constexpr int kMost = kDerivative == 1 ? 8 : 4;  // 8: 140 registers, and no spills
+  constexpr int kMost = kDerivative == 1 ? 8 : 4;  // 8: some 150 registers, and no spills
   constexpr int kV = kWidth<T, kMost>;
   const cudaStream_t stream = stream_of(p);
   scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);

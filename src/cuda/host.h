@@ -36,7 +36,7 @@ inline Problem slice(const Problem& p, std::int64_t first, std::int64_t count) {
 inline std::int64_t strips_of(const Problem& p, int columns) { return (p.w + columns - 1) / columns; }
 
 // What kernels number with 31 bits: taps, cells, squares that are copied, teams of a sweep.
-constexpr std::int64_t kMostItems = (std::int64_t{1} << 31) - 1;
+constexpr std::int64_t kMostItems = (std::int64_t{1} << 31) - 1 - kMaxThreads;  // less idle teams of a block
 inline std::int64_t items_of_image(const Problem& p) {
   return std::max(
       {p.ho * p.wo * p.lanes(), p.groups * (p.h + 1) * (p.w + 1), p.h * p.w * (p.c / 32 + 1), 2 * p.c,

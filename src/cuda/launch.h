@@ -63,7 +63,8 @@ void launch(const char* name, void (*kernel)(Arguments), const Grid& grid, cudaS
     const auto set = [&](cudaFuncAttribute attribute, int value) {
       check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value), name);
     };
-    set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes));
+    // As much as there is, whatever this launch needs: another thread may launch it with more.
+    set(cudaFuncAttributeMaxDynamicSharedMemorySize, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
     set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
   }
   void* list[] = {&arguments};

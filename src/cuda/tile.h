@@ -6,7 +6,6 @@
 #include <algorithm>
 
 #include "cuda/geometry.h"
-#include "cuda/launch.h"
 
 namespace tapfield::cuda {
 

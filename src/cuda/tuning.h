@@ -28,7 +28,8 @@ struct Tuning {
   // 12. A larger tile has longer runs, but fewer blocks and more shared memory.
   int tile_taps = 576;
 
-  // Blocks that shall find room in an SM's shared memory: as many as in its registers. 56 KiB each on sm_90.
+  // Blocks that shall find room in an SM's shared memory: as many as in its registers, or one more (16 bits).
+  // 56 KiB each on sm_90.
   int blocks_by_shared = 4;
 
   // Cells that the sort tells apart, at most: 16 x 16 are enough for the tile above, and a scan of them by
@@ -47,6 +48,9 @@ struct Tuning {
   // Columns of grad_x that a team sweeps: it reads the taps of 17 cells for 16. Halved, down to the least,
   // while there are fewer blocks than blocks_an_sm for each SM.
   int strip = 16, least_strip = 4;
+
+  // Taps that a team locates before it walks them, at least: four are walked together.
+  int least_batch = 8;
 
   // Scratch, at most, unless one image needs more: images are taken together up to it.
   std::int64_t scratch_bytes = std::int64_t{256} << 20;

@@ -11,7 +11,8 @@ namespace {
 
 std::string assertion;  // what the last grid was given up for
 
-constexpr std::size_t kSharedUnasked = 48 << 10, kSharedAtMost = 227 << 10;
+constexpr std::size_t kSharedUnasked = 48 << 10;
+int shared_at_most() { return device().shared_bytes - (1 << 10); }
 std::map<const void*, std::size_t> shared_asked;  // by kernel
 
 // Blocks that end where a page begins that cannot be touched, full of ones.
@@ -75,12 +76,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     case cudaDevAttrMultiProcessorCount: return *value = device().multiprocessors, cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor: return *value = device().major, cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: return *value = device().shared_bytes, cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: return *value = cuda_on_cpu::shared_at_most(), cudaSuccess;
   }
   return cudaErrorInvalidValue;
 }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int bytes) {
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-  if (bytes < 0 || static_cast<std::size_t>(bytes) > cuda_on_cpu::kSharedAtMost) return cudaErrorInvalidValue;
+  if (bytes < 0 || bytes > cuda_on_cpu::shared_at_most()) return cudaErrorInvalidValue;
   cuda_on_cpu::shared_asked[kernel] = static_cast<std::size_t>(bytes);
   return cudaSuccess;
 }

@@ -111,7 +111,7 @@ class CudaRow : public ::testing::TestWithParam<const Row*> {
   void for_each_call(const Visit& visit) {
     int ran = 0;
     for (const Case& c : small_cases())
-      for (DType t : {DType::float32, DType::bfloat16}) {
+      for (DType t : {DType::float32, DType::bfloat16, DType::float64}) {
         if (std::find(std::begin(kCases), std::end(kCases), c.name) == std::end(kCases)) continue;
         SCOPED_TRACE(c.name + " " + tapfield::name_of(t));
         Call call(c, GetParam()->pass, Dtypes(t), false);
@@ -122,7 +122,7 @@ class CudaRow : public ::testing::TestWithParam<const Row*> {
         ++ran;
         if (::testing::Test::HasFailure()) return;
       }
-    EXPECT_EQ(ran, 2 * std::size(kCases));
+    EXPECT_EQ(ran, 3 * std::size(kCases));
   }
 };
 
@@ -146,16 +146,18 @@ TEST_P(CudaRow, GivesTheSameBitsInAnyOrderIfDeterministic) {
   EXPECT_EQ(differ, !deterministic(*GetParam()));
 }
 
-// As on a GPU: the shapes that are released, and a device that has room for all blocks.
+// As on a GPU: the shapes that are released; a device that has room for all blocks, and one with the shared
+// memory of sm_86.
 TEST_P(CudaRow, AgreesWithTheReferenceInItsOwnShapes) {
   for_each_call([&](Call& call, const Execution& e) {
     const Truth truth(call.c, call.pass, Dtypes(call.x.dtype()));
-    for (int multiprocessors : {1, 132}) {
-      cuda_on_cpu::device().multiprocessors = multiprocessors;
+    cuda_on_cpu::Device& device = cuda_on_cpu::device();
+    for (auto [multiprocessors, shared_kib] : {std::pair{1, 228}, {132, 228}, {1, 100}}) {
+      device.multiprocessors = multiprocessors, device.shared_bytes = shared_kib << 10;
       call.run(e);
       expect_close(call, truth);
     }
-    cuda_on_cpu::device().multiprocessors = 1;
+    device.multiprocessors = 1, device.shared_bytes = 228 << 10;
   });
 }
 

@@ -157,7 +157,7 @@ def _add(a, b):
 
 
 def _near(t):
-    return t.contiguous(memory_format=torch.channels_last)
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t  # else refused, in our words
 
 
 def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):

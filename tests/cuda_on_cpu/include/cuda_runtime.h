@@ -123,7 +123,8 @@ enum cudaMemoryType {
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount,
   cudaDevAttrComputeCapabilityMajor,
-  cudaDevAttrMaxSharedMemoryPerMultiprocessor
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin
 };
 enum cudaFuncAttribute {
   cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -173,7 +174,8 @@ namespace cuda_on_cpu {
 
 // The machine that the runtime describes, and what was asked of it. Tests change and read it.
 struct Device {
-  int count = 2, major = 9, minor = 0, multiprocessors = 1, shared_bytes = 228 << 10;  // shared: of each
+  int count = 2, major = 9, minor = 0, multiprocessors = 1;
+  int shared_bytes = 228 << 10;        // of a multiprocessor; a block may have 1 KiB less
   cudaError_t start = cudaSuccess;     // of cudaGetDeviceCount
   const void* host_memory = nullptr;   // a pointer that is not the device's
   const void* other_device = nullptr;  // a pointer that is of device 1
