@@ -303,24 +303,7 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor, TorchTensor> deform_conv2d_bac
   });
 }
 
-void release() { release_scratch(); }
-
 }  // namespace
-
-#define LAYER "*, int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], str border=\"closed\""
-
-STABLE_TORCH_LIBRARY_FRAGMENT(tapfield, m) {
-  m.def(
-      "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias=None, Tensor? mask=None, " LAYER
-      ") -> Tensor");
-  m.def("deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, Tensor? mask, " LAYER
-        ", bool samples=True, bool products=True) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("release_scratch() -> ()");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(tapfield, CompositeExplicitAutograd, m) {
-  m.impl("release_scratch", TORCH_BOX(&release));
-}
 
 STABLE_TORCH_LIBRARY_IMPL(tapfield, CPU, m) {
   m.impl("deform_conv2d", TORCH_BOX(&deform_conv2d));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The PyTorch door: the operators tapfield::deformable_offsets, _grad and _grad_grad on PyTorch's stable ABI,
 // so that one binary serves every PyTorch from 2.11 on, and programs without Python. Derivatives, shapes
-// without data and vmap are registered in Python (tapfield/torch/operators.py). tapfield::deform_conv2d:
-// torch_conv2d.cpp.
+// without data and vmap are registered in Python (tapfield/torch/operators.py). tapfield::deform_conv2d is
+// torch_conv2d.cpp's on the CPU, where there are kernels for it, and conv2d.py's on a GPU.
 //
 // CUDA tensors take the same way, to the backend that tapfield loads for them. `deterministic`: the schedule
 // that gives the same bits on every run; the CPU always does.
@@ -109,6 +109,8 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor> deformable_offsets_grad_grad(
   });
 }
 
+void release() { release_scratch(); }
+
 }  // namespace
 
 #define ATTRIBUTES                                                                                      \
@@ -117,12 +119,24 @@ std::tuple<TorchTensor, TorchTensor, TorchTensor> deformable_offsets_grad_grad(
 
 #define GRADIENTS ATTRIBUTES ", bool deterministic=False"
 
+#define LAYER "*, int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], str border=\"closed\""
+
 STABLE_TORCH_LIBRARY(tapfield, m) {
   m.def("deformable_offsets(Tensor x, Tensor offsets, " ATTRIBUTES ") -> Tensor");
   m.def("deformable_offsets_grad(Tensor grad, Tensor x, Tensor offsets, " GRADIENTS ") -> (Tensor, Tensor)");
   m.def(
       "deformable_offsets_grad_grad(Tensor grad, Tensor x, Tensor offsets, Tensor? gg_x, Tensor? "
       "gg_offsets, " GRADIENTS ") -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "deform_conv2d(Tensor input, Tensor offset, Tensor weight, Tensor? bias=None, Tensor? mask=None, " LAYER
+      ") -> Tensor");
+  m.def("deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor weight, Tensor? mask, " LAYER
+        ", bool samples=True, bool products=True) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("release_scratch() -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(tapfield, CompositeExplicitAutograd, m) {
+  m.impl("release_scratch", TORCH_BOX(&release));
 }
 
 template <class Library>
