@@ -157,7 +157,8 @@ def _add(a, b):
 
 
 def _near(t):
-    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t  # else refused, in our words
+    """t in channels_last, unless it has a wrong rank, which is refused later and in our words."""
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
 
 
 def _on_gpu(input, offset, weight, bias=None, mask=None, **attributes):

@@ -31,7 +31,9 @@ def terms(layer):
 def gradients(call, t, layer):
     leaves = [a if a is None else a.detach().clone().requires_grad_() for a in t]
     out = call(leaves, layer)
-    given = torch.autograd.grad(out, [a for a in leaves if a is not None], layer.grad(out.dtype).to(out.device))
+    given = torch.autograd.grad(
+        out, [a for a in leaves if a is not None], layer.grad(out.dtype).to(out.device)
+    )
     return out.detach(), given
 
 
