@@ -123,6 +123,47 @@ __device__ void store_once(T* p, const Compute<T> (&v)[V]) {
   }
 }
 
+// ------ Multiply-adds: two in one instruction from sm_100 on
+
+#if __CUDA_ARCH__ >= 1000
+constexpr bool kInPairs = true;
+#else
+constexpr bool kInPairs = false;
+#endif
+
+// sums[i] += factor * v[i]
+template <class F, int V>
+__device__ void add_scaled(F (&sums)[V], F factor, const F (&v)[V]) {
+  if constexpr (kInPairs && std::is_same_v<F, float> && V % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < V; i += 2) {
+      const float2 sum = __ffma2_rn(make_float2(factor, factor), make_float2(v[i], v[i + 1]),
+                                    make_float2(sums[i], sums[i + 1]));
+      sums[i] = sum.x, sums[i + 1] = sum.y;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) sums[i] += factor * v[i];
+  }
+}
+
+// The sum of a[i] * b[i].
+template <class F, int V>
+__device__ F dot(const F (&a)[V], const F (&b)[V]) {
+  F sum = 0;
+  if constexpr (kInPairs && std::is_same_v<F, float> && V % 2 == 0) {
+    float2 pair = make_float2(0, 0);
+#pragma unroll
+    for (int i = 0; i < V; i += 2)
+      pair = __ffma2_rn(make_float2(a[i], a[i + 1]), make_float2(b[i], b[i + 1]), pair);
+    sum = pair.x + pair.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) sum += a[i] * b[i];
+  }
+  return sum;
+}
+
 // p[i] += v[i], whoever else adds there. By 16 bytes at a time from sm_90 on.
 template <class F, int V>
 __device__ void add_atomically(F* p, const F (&v)[V]) {

@@ -58,9 +58,7 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(ForwardArguments<T
       for (int k = 0; k < 4; ++k)
         load_if<T, V>(tap.cell >> k & 1, x + (tap.x + k / 2 * a.geometry.x.h + k % 2 * across), v[k]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k)
-#pragma unroll
-        for (int e = 0; e < V; ++e) sum[e] += tap.weight[k] * v[k][e];
+      for (int k = 0; k < 4; ++k) add_scaled(sum, tap.weight[k], v[k]);
       store_once<T, V>(y + tap.sample, sum);
     }
   }

@@ -88,22 +88,16 @@ class Walk {
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       Column& c = columns_[k % 2];
-      const F weight = t.weight[k];
-#pragma unroll
-      for (int i = 0; i < V; ++i) {
-        c.sums[k / 2][i] += weight * g[i];
-        dots[k] += g[i] * c.v[k / 2][i];
-        if constexpr (kDerivative == 2) dots[4 + k] += g[i] * c.u[k / 2][i];
-      }
+      add_scaled(c.sums[k / 2], t.weight[k], g);
+      dots[k] = dot(g, c.v[k / 2]);
+      if constexpr (kDerivative == 2) dots[4 + k] = dot(g, c.u[k / 2]);
     }
     if constexpr (kDerivative == 2) {
-      F out[V];
+      F out[V] = {};
 #pragma unroll
-      for (int i = 0; i < V; ++i) {
-        out[i] = 0;
-#pragma unroll
-        for (int k = 0; k < 4; ++k)
-          out[i] += t.weight[k] * columns_[k % 2].v[k / 2][i] + t.weight[4 + k] * columns_[k % 2].u[k / 2][i];
+      for (int k = 0; k < 4; ++k) {
+        add_scaled(out, t.weight[k], columns_[k % 2].v[k / 2]);
+        add_scaled(out, t.weight[4 + k], columns_[k % 2].u[k / 2]);
       }
       if (writes && works_) store_once<T, V>(grad_grad_ + t.written, out);
     }

@@ -13,7 +13,7 @@
 #include "machine.h"
 #include "races.h"
 
-#define __CUDA_ARCH__ 900
+#define __CUDA_ARCH__ 1000
 #define CUDART_VERSION 13000
 #define __global__
 #define __device__
@@ -31,6 +31,10 @@ struct uint2 {
 struct uint4 {
   unsigned x, y, z, w;
 };
+struct float2 {
+  float x, y;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
 struct alignas(16) float4 {
   float x, y, z, w;
 };
@@ -57,6 +61,9 @@ void __stcs(T* p, T v) {
 inline float __uint_as_float(unsigned bits) {
   float f;
   return std::memcpy(&f, &bits, sizeof f), f;
+}
+inline float2 __ffma2_rn(float2 x, float2 y, float2 z) {
+  return {std::fmaf(x.x, y.x, z.x), std::fmaf(x.y, y.y, z.y)};
 }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(std::uint64_t{a} * b >> 32); }
 
