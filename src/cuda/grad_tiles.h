@@ -49,7 +49,7 @@ struct alignas(16) Fractions {
   F hh, lh, hw, lw;
 };
 
-// A block's shared memory: 78 bytes a tap in float32, where a team has all channels.
+// A block's shared memory: 74 bytes a tap in float32, where a team has all channels.
 template <class T, class Index, int kDerivative>
 struct GradTilesShared {
   using F = Compute<T>;

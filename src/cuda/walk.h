@@ -31,7 +31,6 @@ class Walk {
  public:
   using F = Compute<T>;
   using Tap = Record<F, Index, kDerivative>;
-  static constexpr int kDots = 4 * kDerivative;
   // Taps whose dots are summed over a team at once, and whose vectors of grad are under way. By Little's law
   // an H200's 4.3 TB/s at some 0.7 us want 23 KB from each of 132 SMs; 12 warps of 512 bytes four times
   // are 24.
