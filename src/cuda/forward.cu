@@ -81,7 +81,8 @@ void forward_of(const Problem& p, const ForwardScratch& scratch) {
     a.x = images_of<const T>(staged.x), a.y = images_of<T>(staged.written);
     const int most = std::min(
         tuning().tile_taps, shared_bytes_of_block() / static_cast<int>(sizeof(Record<Compute<T>, Index, 1>)));
-    a.tile = shape_tile(p, p.n, most, tuning().write_bytes, blocks_to_fill_device());
+    a.tile =
+        shape_tile(p, p.n, most, tuning().write_bytes, tuning().least_forward_taps, blocks_to_fill_device());
     a.channels = Channels::of(p.group_channels(), V);
     const std::size_t shared = ForwardShared<Compute<T>, Index>(a.tile.size()).bytes;
     launch("forward_kernel", forward_kernel<T, V, Index>, {a.tile.count(p.n), tuning().threads, shared},

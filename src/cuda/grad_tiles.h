@@ -269,7 +269,7 @@ void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
     const int room = shared_bytes_of_block();
     int most = tuning().tile_taps;
     while (most > 1 && bytes(most) > room) --most;
-    a.tile = shape_tile(p, p.n, most, tuning().read_bytes, blocks_to_fill_device());
+    a.tile = shape_tile(p, p.n, most, tuning().read_bytes, tuning().least_tile_taps, blocks_to_fill_device());
     a.torus = Torus::of(p, a.tile, tuning().buckets);
     const GradTilesShared<T, Index, kDerivative> shared(a.tile.size(), a.tile.groups, a.torus, a.channels,
                                                         threads);

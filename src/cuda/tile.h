@@ -20,9 +20,9 @@ struct TileShape {
   std::int64_t count(std::int64_t images) const { return images * tiles_h * tiles_w * tiles_g * tiles_k; }
 };
 
-// A tile of at most `most` taps whose rows have row_bytes side by side if they can; smaller ones where there
-// would be fewer than `least_blocks`.
-inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int row_bytes,
+// A tile of at most `most` taps whose rows have row_bytes side by side if they can; smaller ones, of more than
+// least / 2 taps, where there would be fewer than least_blocks.
+inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int row_bytes, int least,
                             std::int64_t least_blocks) {
   const auto up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
   TileShape s;
@@ -39,9 +39,7 @@ inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int
   };
   int pixels = most / (s.groups * s.taps);
   set(pixels);
-  while (s.count(images) < least_blocks && pixels * s.groups * s.taps > tuning().least_tile_taps &&
-         pixels > 1)
-    set(pixels /= 2);
+  while (s.count(images) < least_blocks && pixels * s.groups * s.taps > least && pixels > 1) set(pixels /= 2);
   s.by_pixel = Divisor(s.groups * s.taps), s.by_group = Divisor(s.groups), s.by_row = Divisor(s.columns);
   s.by_tiles_h = Divisor(s.tiles_h), s.by_tiles_w = Divisor(s.tiles_w);
   s.by_tiles_g = Divisor(s.tiles_g), s.by_tiles_k = Divisor(s.tiles_k);

@@ -36,9 +36,9 @@ struct Tuning {
   // one warp is 8 steps.
   int buckets = 1024;
 
-  // A tile is halved, down to this many taps, while there are fewer blocks than this for each SM: 2 rounds
-  // of 4.
-  int least_tile_taps = 144;
+  // A tile is halved, down to this many taps, while there are fewer blocks than blocks_an_sm for each SM: 2
+  // rounds of 4. A smaller one adds more to grad_x for each tap; the forward loses nothing by it.
+  int least_tile_taps = 144, least_forward_taps = 32;
   int blocks_an_sm = 8;
 
   // Bytes side by side that a tile's rows should have: a sector where rows are read in the order of the sort,

@@ -20,8 +20,8 @@ constexpr Order kOrders[] = {Order::forward, Order::backward, Order::shuffled};
 // Shapes that make small cases many blocks, strips and slices of images.
 cuda::Tuning small_tuning() {
   cuda::Tuning t;
-  t.threads = 64, t.tile_taps = 40, t.least_tile_taps = 16, t.buckets = 64, t.strip = 3, t.least_strip = 2,
-  t.scratch_bytes = 1;
+  t.threads = 64, t.tile_taps = 40, t.least_tile_taps = t.least_forward_taps = 16, t.buckets = 64,
+  t.strip = 3, t.least_strip = 2, t.scratch_bytes = 1;
   return t;
 }
 
