@@ -20,8 +20,8 @@ struct TileShape {
   std::int64_t count(std::int64_t images) const { return images * tiles_h * tiles_w * tiles_g * tiles_k; }
 };
 
-// A tile of at most `most` taps whose rows have row_bytes side by side if they can; smaller ones, of more than
-// least / 2 taps, where there would be fewer than least_blocks.
+// A tile of at most `most` taps whose rows have row_bytes side by side if they can; smaller ones, of more
+// than least / 2 taps, where there would be fewer than least_blocks.
 inline TileShape shape_tile(const Problem& p, std::int64_t images, int most, int row_bytes, int least,
                             std::int64_t least_blocks) {
   const auto up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
