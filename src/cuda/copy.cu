@@ -8,13 +8,12 @@
 namespace tapfield::cuda {
 namespace {
 
-constexpr int kAtATime = 4;  // loads of a thread that are under way together
-
 struct RowsArguments {
   View from, added, to;
   std::int64_t pixels, channels;
   int pixels_of_block, vectors;  // vectors: of a pixel
-  Divisor by_vectors, by_w, by_h;
+  Divisor by_vectors;
+  PixelNumbers numbers;
 };
 
 // A block: some pixels. Vectors of V.
@@ -32,9 +31,9 @@ __global__ void __launch_bounds__(kMaxThreads) copy_rows_kernel(RowsArguments a)
       const int i = begin + t * step;
       if (i >= count) continue;
       const int p = a.by_vectors.quotient(i), channel = a.by_vectors.remainder(i, p) * V;
-      const int pixel = static_cast<int>(first) + p, row = a.by_w.quotient(pixel), n = a.by_h.quotient(row);
-      const int h = a.by_h.remainder(row, n), w = a.by_w.remainder(pixel, row);
-      const auto at = [&](const View& view) { return n * view.n + h * view.h + w * view.w + channel; };
+      const auto at = [&](const View& view) {
+        return a.numbers.begin_of(static_cast<int>(first) + p, view) + channel;
+      };
       load_if<From, V>(a.from.data, reinterpret_cast<const From*>(a.from.data) + at(a.from), v[t]);
       if (a.added.data) {
         Sum added[V];
@@ -48,13 +47,6 @@ __global__ void __launch_bounds__(kMaxThreads) copy_rows_kernel(RowsArguments a)
     for (int t = 0; t < kAtATime; ++t)
       if (begin + t * step < count) store_once<To, V>(reinterpret_cast<To*>(a.to.data) + to[t], v[t]);
   }
-}
-
-// Are vectors of v elements of it aligned?
-bool aligned(const View& t, int v) {
-  const std::int64_t bytes = std::min<std::int64_t>(v * size_of(t.dtype), 16);
-  return reinterpret_cast<std::uintptr_t>(t.data) % static_cast<std::uintptr_t>(bytes) == 0 && t.n % v == 0 &&
-         t.h % v == 0 && t.w % v == 0;
 }
 
 template <class From, class To, int V>
@@ -71,7 +63,7 @@ void copy_rows(const View& from, const View& added, const View& to, const Extent
   RowsArguments a{};
   a.from = from, a.added = added, a.to = to;
   a.pixels = e.n * e.h * e.w, a.channels = e.c;
-  a.by_w = Divisor(e.w), a.by_h = Divisor(e.h);
+  a.numbers = PixelNumbers(e);
   constexpr int kV = 16 / static_cast<int>(sizeof(To));
   if (e.c % kV == 0 && aligned(from, kV) && aligned(added, kV) && aligned(to, kV))
     copy_rows_of<From, To, kV>(a, stream);

@@ -5,6 +5,9 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <cstdint>
+
 #include "problem.h"
 
 namespace tapfield::cuda {
@@ -16,6 +19,13 @@ struct Extent {
 
 // A dense [n, h, w, c] view of scratch.
 View dense(void* data, DType dtype, const Extent& e);
+
+// May vectors of v elements, or of 16 bytes, be loaded from it, if its channels are adjacent?
+inline bool aligned(const View& t, int v) {
+  const std::int64_t bytes = std::min<std::int64_t>(v * size_of(t.dtype), 16);
+  return reinterpret_cast<std::uintptr_t>(t.data) % static_cast<std::uintptr_t>(bytes) == 0 && t.n % v == 0 &&
+         t.h % v == 0 && t.w % v == 0;
+}
 
 // to = from (+ added, of from's dtype, unless that is absent), rounded to to's dtype. Views of the same
 // dtype, or float32 and a 16-bit one. Queued on the stream.

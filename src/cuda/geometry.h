@@ -137,6 +137,7 @@ template <class Index>
 __device__ int odd_of(Index number) {
   return static_cast<int>(~number & 1);
 }
+
 // What the second derivative needs more.
 template <class Index, int kDerivative>
 struct SecondOrder {};

@@ -34,7 +34,6 @@ struct GradSweepArguments {
   std::uint32_t* begins;              // [cells + 1]: a cell's first place in the sorted order
   F* dots;                            // [pieces][taps][4 or 8]
   Images<F> upper, lower;             // [n, h, w, c], dense
-  Pixels<Index> pixels;               // theirs
 };
 
 template <class T, class Index>
@@ -149,9 +148,9 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
   const Lane<V, Index> lane(a.channels, team, piece);
   const auto row = [&](const Images<F>& to, Index h) -> F* {
     if (h < 0 || h >= q.h) return nullptr;
-    return to.image(n) + (h * a.pixels.h + g * q.channels + lane.first);
+    return to.image(n) + (h * q.sums.h + g * q.channels + lane.first);
   };
-  StripOfPixels<F, V, Index> pixels(row(a.upper, h0), row(a.lower, h0 + 1), a.pixels.w, first_column,
+  StripOfPixels<F, V, Index> pixels(row(a.upper, h0), row(a.lower, h0 + 1), q.sums.w, first_column,
                                     last_column, has_strip && lane.works);
   Walk<T, V, Index, kDerivative> walk(a.maps, q, has_strip ? n : 0, lane);
   const auto add_to_mine = [&](int row, Index number, Index, const F(&sums)[V]) {
@@ -220,24 +219,24 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_finish_kernel(GradSweepArgu
   constexpr int kDots = 4 * kDerivative;
   const auto& q = a.geometry;
   const std::int64_t tap = thread_in_grid();
-  if (tap < a.taps) {
+  const bool has_tap = tap < a.taps;
+  const Place<Index> at = place_of(a, has_tap ? tap : 0);
+  const Tap<F, Index> t = locate(q, at);
+  if (has_tap) {
     F dots[kDots] = {};
     for (int piece = 0; piece < a.channels.pieces; ++piece)
 #pragma unroll
       for (int k = 0; k < kDots; ++k) dots[k] += a.dots[(piece * a.taps + tap) * kDots + k];
-    const Place<Index> at = place_of(a, tap);
-    write_grad_offsets<kDerivative>(q, at, locate(q, at), dots);
+    write_grad_offsets<kDerivative>(q, at, t, dots);
   }
   if constexpr (kDerivative == 2) {
     const DeadRows<T> shared(static_cast<int>(blockDim.x));
     const int mine = static_cast<int>(threadIdx.x);
     shared.rows[mine] = nullptr;
-    if (tap < a.taps) {
-      const Place<Index> at = place_of(a, tap);
-      const auto t = locate(q, at);
+    if (has_tap && !t.live) {
       Record<F, Index, 2> r;
       fill_record(q, at, t, q.read, r);
-      if (!t.live) shared.rows[mine] = a.maps.grad_grad.image(at.n) + r.written;
+      shared.rows[mine] = a.maps.grad_grad.image(at.n) + r.written;
     }
     __syncthreads();
     const Team team(a.channels.lanes);
@@ -249,7 +248,7 @@ __global__ void __launch_bounds__(kMaxThreads) sweep_finish_kernel(GradSweepArgu
 // ------ Launch
 
 struct GradSweepScratch {
-  Staged x, grad, gg_x, grad_grad;
+  StagedGradient staged;
   std::int64_t taps, cells;
   std::uint32_t *keys, *order, *sorted_keys, *sorted_order;  // [taps]
   std::uint32_t* begins;                                     // [cells + 1]
@@ -258,10 +257,7 @@ struct GradSweepScratch {
   View upper, lower;
 
   GradSweepScratch(const Problem& p, Carver& carver)
-      : x(p.x, extent_of_x(p), carver),
-        grad(p.grad, extent_of_y(p), carver),
-        gg_x(p.gg_x, extent_of_x(p), carver),
-        grad_grad(p.grad_grad, extent_of_y(p), carver),
+      : staged(p, carver),
         taps(p.n * p.ho * p.wo * p.lanes()),
         cells(p.n * p.groups * (p.h + 1) * (p.w + 1)),
         keys(carver.take<std::uint32_t>(taps)),
@@ -283,16 +279,9 @@ struct GradSweepScratch {
 template <class T, int kDerivative>
 void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
   using F = Compute<T>;
-  constexpr int kMost = kDerivative == 1 ? 8 : 4;
-  constexpr int kV = kWidth<T, kMost>;
   const cudaStream_t stream = stream_of(p);
-  scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
-  const StagedViews staged{.x = scratch.x.view,
-                           .gg_x = scratch.gg_x.view,
-                           .sums = scratch.upper,
-                           .read = scratch.grad.view,
-                           .written = scratch.grad_grad.view};
-  with_widths<kV>(p, staged, [&]<int V, class Index>(Vector<V>, Index) {
+  const StagedViews staged = scratch.staged.pack(scratch.upper, stream);
+  with_widths<kWalkWidth<T, kDerivative>>(p, staged, [&]<int V, class Index>(Vector<V>, Index) {
     GradSweepArguments<T, Index> a;
     a.geometry = geometry_of<T, Index>(p, staged);
     a.maps = walk_maps_of<T>(staged);
@@ -313,7 +302,6 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
     a.sorted_keys = scratch.sorted_keys, a.sorted_order = scratch.sorted_order, a.begins = scratch.begins;
     a.dots = reinterpret_cast<F*>(scratch.dots);
     a.upper = images_of<F>(scratch.upper), a.lower = images_of<F>(scratch.lower);
-    a.pixels = a.geometry.sums;
 
     const auto bytes = [&](int batch) {
       return GradSweepShared<T, Index, kDerivative>(threads, lanes, batch).bytes;
@@ -334,7 +322,7 @@ void grad_sweep_of(const Problem& p, const GradSweepScratch& scratch) {
     launch("sweep_finish_kernel", sweep_finish_kernel<T, V, Index, kDerivative>,
            {a_tap_a_thread.blocks, threads, bytes_of_rows}, stream, a);
   });
-  scratch.grad_grad.store(stream);
+  scratch.staged.grad_grad.store(stream);
   copy(scratch.upper, scratch.lower, p.grad_x, extent_of_x(p), stream);
 }
 

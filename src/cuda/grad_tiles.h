@@ -102,8 +102,7 @@ __device__ inline void sum_before(const Array<int>& counts, int n) {
   }
 }
 
-// Locates the tile's taps and sorts the live ones by bucket. All threads of the block; begins with begins of
-// 0.
+// Locates the tile's taps and sorts the live ones by bucket. All threads of the block; `begins` must be 0.
 template <class T, class Index, int kDerivative>
 __device__ void sort_tile(const GradTilesArguments<T, Index>& a, const Tile<Index>& tile,
                           const GradTilesShared<T, Index, kDerivative>& shared) {
@@ -225,15 +224,12 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks)
 // ------ Launch
 
 struct GradTilesScratch {
-  Staged x, grad, gg_x, grad_grad;
+  StagedGradient staged;
   View sums;  // what the kernel adds to: grad_x itself where it can be
   bool sums_are_grad_x;
 
   GradTilesScratch(const Problem& p, Carver& carver)
-      : x(p.x, extent_of_x(p), carver),
-        grad(p.grad, extent_of_y(p), carver),
-        gg_x(p.gg_x, extent_of_x(p), carver),
-        grad_grad(p.grad_grad, extent_of_y(p), carver),
+      : staged(p, carver),
         sums(p.grad_x),
         sums_are_grad_x(p.grad_x.adjacent() && p.grad_x.dtype == dtype_of_sums(p)) {
     if (sums_are_grad_x) return;
@@ -245,17 +241,10 @@ struct GradTilesScratch {
 template <class T, int kDerivative>
 void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
   using F = Compute<T>;
-  constexpr int kMost = kDerivative == 1 ? 8 : 4;  // 8: some 150 registers, and no spills
-  constexpr int kV = kWidth<T, kMost>;
   const cudaStream_t stream = stream_of(p);
-  scratch.x.pack(stream), scratch.grad.pack(stream), scratch.gg_x.pack(stream);
+  const StagedViews staged = scratch.staged.pack(scratch.sums, stream);
   zero(scratch.sums, extent_of_x(p), stream);
-  const StagedViews staged{.x = scratch.x.view,
-                           .gg_x = scratch.gg_x.view,
-                           .sums = scratch.sums,
-                           .read = scratch.grad.view,
-                           .written = scratch.grad_grad.view};
-  with_widths<kV>(p, staged, [&]<int V, class Index>(Vector<V>, Index) {
+  with_widths<kWalkWidth<T, kDerivative>>(p, staged, [&]<int V, class Index>(Vector<V>, Index) {
     GradTilesArguments<T, Index> a;
     a.geometry = geometry_of<T, Index>(p, staged);
     a.maps = walk_maps_of<T>(staged);
@@ -277,7 +266,7 @@ void grad_tiles_of(const Problem& p, const GradTilesScratch& scratch) {
            grad_tiles_kernel<T, V, Index, kDerivative>,
            {a.tile.count(p.n), threads, static_cast<std::size_t>(shared.bytes)}, stream, a);
   });
-  scratch.grad_grad.store(stream);
+  scratch.staged.grad_grad.store(stream);
   if (!scratch.sums_are_grad_x) copy(scratch.sums, View{}, p.grad_x, extent_of_x(p), stream);
 }
 

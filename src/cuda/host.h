@@ -99,6 +99,21 @@ struct StagedViews {
   View x{}, gg_x{}, sums{}, read{}, written{};  // read: grad; written: y or grad_grad
 };
 
+// Those of the gradient and the second derivative, whatever the schedule.
+struct StagedGradient {
+  Staged x, grad, gg_x, grad_grad;
+
+  StagedGradient(const Problem& p, Carver& carver)
+      : x(p.x, extent_of_x(p), carver),
+        grad(p.grad, extent_of_y(p), carver),
+        gg_x(p.gg_x, extent_of_x(p), carver),
+        grad_grad(p.grad_grad, extent_of_y(p), carver) {}
+  StagedViews pack(const View& sums, cudaStream_t stream) const {
+    x.pack(stream), grad.pack(stream), gg_x.pack(stream);
+    return {x.view, gg_x.view, sums, grad.view, grad_grad.view};
+  }
+};
+
 // Sums for grad_x are made in this dtype.
 inline DType dtype_of_sums(const Problem& p) {
   return p.x.dtype == DType::float64 ? DType::float64 : DType::float32;
@@ -114,14 +129,10 @@ inline constexpr int kWidth = 16 / static_cast<int>(sizeof(T)) < kMost ? 16 / st
 
 // May vectors of v elements be loaded from all of these?
 inline bool aligned(const Problem& p, const StagedViews& staged, int v) {
-  if (p.group_channels() % v) return false;
-  for (const View& t : {staged.x, staged.gg_x, staged.sums, staged.read, staged.written}) {
-    const std::int64_t bytes = std::min<std::int64_t>(v * size_of(t.dtype), 16);
-    if (reinterpret_cast<std::uintptr_t>(t.data) % static_cast<std::uintptr_t>(bytes)) return false;
-    for (std::int64_t stride : {t.n, t.h, t.w})
-      if (stride % v) return false;
-  }
-  return true;
+  bool all = p.group_channels() % v == 0;
+  for (const View& t : {staged.x, staged.gg_x, staged.sums, staged.read, staged.written})
+    all &= aligned(t, v);
+  return all;
 }
 
 // Of the numbers of cells (geometry.h).

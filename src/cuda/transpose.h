@@ -12,6 +12,22 @@
 
 namespace tapfield::cuda {
 
+constexpr int kAtATime = 4;  // loads of a thread that are under way together
+
+// Pixels numbered over all images: where one begins.
+class PixelNumbers {
+ public:
+  PixelNumbers() = default;
+  explicit PixelNumbers(const Extent& e) : by_w_(e.w), by_h_(e.h) {}
+  __device__ std::int64_t begin_of(int pixel, const View& v) const {
+    const int row = by_w_.quotient(pixel), n = by_h_.quotient(row);
+    return n * v.n + by_h_.remainder(row, n) * v.h + by_w_.remainder(pixel, row) * v.w;
+  }
+
+ private:
+  Divisor by_w_, by_h_;
+};
+
 // ------ Planes: one side dense planes, the other adjacent channels, of one dtype
 
 constexpr int kPlanePixels = 64, kPlaneBytes = 128;  // of a block: pixels, and bytes of a pixel's channels
@@ -46,7 +62,7 @@ __global__ void __launch_bounds__(kMaxThreads) copy_planes_kernel(PlanesArgument
   constexpr int kV = 16 / static_cast<int>(sizeof(E)), kChannels = PlanesShared<E>::kChannels,
                 kPitch = PlanesShared<E>::kPitch;
   constexpr int kAlongPixels = kPlanePixels / kV, kAlongChannels = kChannels / kV;  // vectors
-  constexpr int kVectors = kPlanePixels * kAlongChannels, kAtATime = 4;
+  constexpr int kVectors = kPlanePixels * kAlongChannels;
   const PlanesShared<E> shared;
   int rest = static_cast<int>(blockIdx.x);
   const int first_channel = take(rest, a.by_channel_tiles) * kChannels,
@@ -54,68 +70,62 @@ __global__ void __launch_bounds__(kMaxThreads) copy_planes_kernel(PlanesArgument
   const std::int64_t n = rest;
   const int step = static_cast<int>(blockDim.x);
 
-  const auto in_planes = [&](int v, int& channel, int& pixel) {  // vector v of the tile, along pixels
-    channel = v / kAlongPixels, pixel = v % kAlongPixels * kV;
+  // Vector v of the tile, which lies along pixels in the planes, along channels in the rows: its first
+  // element, and whether there is one; where it is; and where its element i is in the square.
+  const auto place = [&](bool planes, int v, int& channel, int& pixel) {
+    channel = planes ? v / kAlongPixels : v % kAlongChannels * kV;
+    pixel = planes ? v % kAlongPixels * kV : v / kAlongChannels;
     return v < kVectors && first_channel + channel < a.channels && first_pixel + pixel < a.plane;
   };
-  const auto in_rows = [&](int v, int& channel, int& pixel) {  // along channels
-    pixel = v / kAlongChannels, channel = v % kAlongChannels * kV;
-    return v < kVectors && first_channel + channel < a.channels && first_pixel + pixel < a.plane;
+  const auto at = [&](bool planes, int channel, int pixel) {
+    const int c = first_channel + channel, p = first_pixel + pixel;
+    const int h = a.by_width.quotient(p), w = a.by_width.remainder(p, h);
+    const View& view = planes ? a.planes : a.rows;
+    return reinterpret_cast<uint4*>(reinterpret_cast<E*>(view.data) + n * view.n +
+                                    (planes ? c * view.c + p : h * view.h + w * view.w + c));
   };
-  const auto at_planes = [&](int channel, int pixel) {
-    return reinterpret_cast<uint4*>(reinterpret_cast<E*>(a.planes.data) + n * a.planes.n +
-                                    (first_channel + channel) * a.planes.c + first_pixel + pixel);
-  };
-  const auto at_rows = [&](int channel, int pixel) {
-    const int h = a.by_width.quotient(first_pixel + pixel), w = a.by_width.remainder(first_pixel + pixel, h);
-    return reinterpret_cast<uint4*>(reinterpret_cast<E*>(a.rows.data) + n * a.rows.n + h * a.rows.h +
-                                    w * a.rows.w + first_channel + channel);
+  const auto slot = [&](bool planes, int channel, int pixel, int i) -> E& {
+    return shared.square[planes ? channel * kPitch + pixel + i : (channel + i) * kPitch + pixel];
   };
 
+  int channel, pixel;
   for (int begin = static_cast<int>(threadIdx.x); begin < kVectors; begin += kAtATime * step) {
     uint4 v[kAtATime];
-    int channel, pixel;
 #pragma unroll
     for (int t = 0; t < kAtATime; ++t) {
       v[t] = {};
-      if (kPack ? in_planes(begin + t * step, channel, pixel) : in_rows(begin + t * step, channel, pixel))
-        v[t] = __ldcs(kPack ? at_planes(channel, pixel) : at_rows(channel, pixel));
+      if (place(kPack, begin + t * step, channel, pixel)) v[t] = __ldcs(at(kPack, channel, pixel));
     }
 #pragma unroll
     for (int t = 0; t < kAtATime; ++t) {
-      if (!(kPack ? in_planes(begin + t * step, channel, pixel) : in_rows(begin + t * step, channel, pixel)))
-        continue;
+      if (!place(kPack, begin + t * step, channel, pixel)) continue;
       E e[kV];
       memcpy(e, &v[t], sizeof e);
 #pragma unroll
-      for (int i = 0; i < kV; ++i)
-        shared.square[kPack ? channel * kPitch + pixel + i : (channel + i) * kPitch + pixel] = e[i];
+      for (int i = 0; i < kV; ++i) slot(kPack, channel, pixel, i) = e[i];
     }
   }
   __syncthreads();
 #pragma unroll 2
-  for (int i = static_cast<int>(threadIdx.x); i < kVectors; i += step) {
-    int channel, pixel;
-    if (!(kPack ? in_rows(i, channel, pixel) : in_planes(i, channel, pixel))) continue;
+  for (int v = static_cast<int>(threadIdx.x); v < kVectors; v += step) {
+    if (!place(!kPack, v, channel, pixel)) continue;
     E e[kV];
 #pragma unroll
-    for (int k = 0; k < kV; ++k)
-      e[k] = shared.square[kPack ? (channel + k) * kPitch + pixel : channel * kPitch + pixel + k];
-    uint4 v;
-    memcpy(&v, e, sizeof v);
-    __stcs(kPack ? at_rows(channel, pixel) : at_planes(channel, pixel), v);
+    for (int i = 0; i < kV; ++i) e[i] = slot(!kPack, channel, pixel, i);
+    uint4 raw;
+    memcpy(&raw, e, sizeof raw);
+    __stcs(at(!kPack, channel, pixel), raw);
   }
 }
 
 // Can it be copied so?
 inline bool are_planes(const View& planes, const View& rows, const Extent& e) {
-  const std::int64_t v = 16 / size_of(planes.dtype), plane = e.h * e.w;
-  const auto aligned = [&](const View& t) {
-    return reinterpret_cast<std::uintptr_t>(t.data) % 16 == 0 && t.n % v == 0;
-  };
-  return planes.dtype == rows.dtype && rows.adjacent() && planes.w == 1 && planes.h == e.w &&
-         planes.c % v == 0 && aligned(planes) && aligned(rows) && rows.h % v == 0 && rows.w % v == 0 &&
-         plane % v == 0 && e.c % v == 0 && plane < (std::int64_t{1} << 30) && e.c < (std::int64_t{1} << 30);
+  const int v = static_cast<int>(16 / size_of(planes.dtype));
+  const std::int64_t plane = e.h * e.w;
+  return planes.dtype == rows.dtype && rows.adjacent() && aligned(rows, v) && planes.w == 1 &&
+         planes.h == e.w && reinterpret_cast<std::uintptr_t>(planes.data) % 16 == 0 && planes.n % v == 0 &&
+         planes.c % v == 0 && plane % v == 0 && e.c % v == 0 && plane < (std::int64_t{1} << 30) &&
+         e.c < (std::int64_t{1} << 30);
 }
 
 template <class E, bool kPack>
@@ -140,7 +150,8 @@ constexpr int kSide = 32;  // pixels, and channels, of a block
 struct SquaresArguments {
   View from, added, to;
   std::int64_t pixels, channels;
-  Divisor by_across, by_w, by_h;  // across: squares of a pixel's channels
+  Divisor by_across;  // squares of a pixel's channels
+  PixelNumbers numbers;
   bool from_by_pixels;  // lanes of a warp read along pixels and write along channels; else vice versa
 };
 
@@ -160,7 +171,6 @@ struct SquareShared {
 template <class From, class To>
 __global__ void __launch_bounds__(kMaxThreads) copy_squares_kernel(SquaresArguments a) {
   using Sum = Compute<From>;
-  constexpr int kAtATime = 4;  // loads of a thread that are under way together
   const SquareShared<Sum> shared;
   const int block = static_cast<int>(blockIdx.x), down = a.by_across.quotient(block);
   const std::int64_t first_pixel = std::int64_t{down} * kSide,
@@ -171,9 +181,8 @@ __global__ void __launch_bounds__(kMaxThreads) copy_squares_kernel(SquaresArgume
             warps = static_cast<int>(blockDim.x) / kSide;
 
   if (warp == 0) {
-    const int pixel = static_cast<int>(first_pixel) + min(lane, pixels - 1), row = a.by_w.quotient(pixel);
-    const int n = a.by_h.quotient(row), h = a.by_h.remainder(row, n), w = a.by_w.remainder(pixel, row);
-    const auto begin = [&](const View& v) { return n * v.n + h * v.h + w * v.w + first_channel * v.c; };
+    const int pixel = static_cast<int>(first_pixel) + min(lane, pixels - 1);
+    const auto begin = [&](const View& v) { return a.numbers.begin_of(pixel, v) + first_channel * v.c; };
     shared.from[lane] = begin(a.from), shared.added[lane] = begin(a.added), shared.to[lane] = begin(a.to);
   }
   __syncthreads();
@@ -218,7 +227,7 @@ void copy_squares(const View& from, const View& added, const View& to, const Ext
   a.from = from, a.added = added, a.to = to;
   a.pixels = e.n * e.h * e.w, a.channels = e.c;
   const std::int64_t across = blocks_of(e.c, kSide);
-  a.by_across = Divisor(across), a.by_w = Divisor(e.w), a.by_h = Divisor(e.h);
+  a.by_across = Divisor(across), a.numbers = PixelNumbers(e);
   a.from_by_pixels = !from.adjacent();
   launch("copy_squares_kernel", copy_squares_kernel<From, To>,
          {blocks_of(a.pixels, kSide) * across, tuning().threads,

@@ -26,6 +26,10 @@ WalkMaps<T> walk_maps_of(const StagedViews& staged) {
           images_of<T>(staged.written)};
 }
 
+// Elements of a walk's vector: of 8, gradients take some 150 registers and nothing spills.
+template <class T, int kDerivative>
+inline constexpr int kWalkWidth = kWidth<T, 8 / kDerivative>;
+
 template <class T, int V, class Index, int kDerivative>
 class Walk {
  public:

@@ -41,7 +41,7 @@ def narrow_accesses(ptx):
         if m := PTX_ENTRY.search(line):
             entry = m[1]
         for access in ACCESS.findall(line):
-            kind, space, *_ = access.rstrip(";").split(".")
+            _, space, *_ = access.rstrip(";").split(".")
             anywhere = space not in ("global", "shared", "param", "local", "const")
             if anywhere or (space == "global" and re.search(r"\.[bsu]8$", access)):
                 found[entry].append(access)
@@ -67,12 +67,15 @@ def main():
     print(" " * width + "".join(f"{a:>10}" for a in archs))
     for name, by_arch in rows:
         print(f"{name:{width}}" + "".join(f"{by_arch[a][0]:>10}" for a in archs))
-    spilled = [f"{name} on {a}: {v[1]} bytes" for name, by_arch in rows for a, v in by_arch.items() if v[1]]
-    if spilled:
-        sys.exit("in local memory:\n" + "\n".join(spilled))
+    in_memory = [f"{name} on {a}: {v[1]} bytes" for name, by_arch in rows for a, v in by_arch.items() if v[1]]
+    if in_memory:
+        sys.exit("in local memory:\n" + "\n".join(in_memory))
+    narrow = []
     for path in sys.argv[1:]:
         for name, accesses in narrow_accesses(Path(path).read_text(encoding="utf-8").splitlines()).items():
-            sys.exit(f"{path}: {name} has {len(accesses)} of {', '.join(sorted(set(accesses)))}")
+            narrow.append(f"{path}: {name} has {len(accesses)} of {', '.join(sorted(set(accesses)))}")
+    if narrow:
+        sys.exit("\n".join(narrow))
     print(
         f"{len(rows)} kernels, nothing in local memory; {len(sys.argv) - 1} PTX files, no access by the byte"
     )
