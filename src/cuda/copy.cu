@@ -6,7 +6,6 @@
 #include "cuda/transpose.h"
 
 namespace tapfield::cuda {
-namespace {
 
 struct RowsArguments {
   View from, added, to;
@@ -78,8 +77,6 @@ void copy_as(const View& from, const View& added, const View& to, const Extent& 
   else
     transpose<From, To>(from, added, to, e, stream);
 }
-
-}  // namespace
 
 View dense(void* data, DType dtype, const Extent& e) {
   View v;

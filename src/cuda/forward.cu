@@ -6,7 +6,6 @@
 #include "cuda/tile.h"
 
 namespace tapfield::cuda {
-namespace {
 
 template <class T, class Index>
 struct ForwardArguments {
@@ -90,8 +89,6 @@ void forward_of(const Problem& p, const ForwardScratch& scratch) {
   });
   scratch.y.store(stream);
 }
-
-}  // namespace
 
 std::size_t forward_workspace(const Problem& p) { return scratch_bytes<ForwardScratch>(p); }
 

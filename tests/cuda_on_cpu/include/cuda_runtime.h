@@ -6,9 +6,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <string>
 #include <type_traits>
-#include <utility>
 
 #include "machine.h"
 #include "races.h"
@@ -196,17 +196,19 @@ struct Device {
 };
 Device& device();
 
+// Kernels that nvcc has compiled (ptx/), by the host's kernel. Where there are any, they run instead, and a
+// kernel without one is refused.
+using Translation = void (*)(std::uint64_t arguments);
+std::map<const void*, Translation>& translations();
+
 cudaError_t launch(const void* kernel, dim3 grid, dim3 block, std::size_t shared, cudaStream_t stream,
-                   const std::function<void()>& body);
+                   const void* arguments, const std::function<void()>& body);
 
 }  // namespace cuda_on_cpu
 
-template <class... Arguments>
-cudaError_t cudaLaunchKernel(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** list,
+template <class Arguments>
+cudaError_t cudaLaunchKernel(void (*kernel)(Arguments), dim3 grid, dim3 block, void** list,
                              std::size_t shared, cudaStream_t stream) {
-  return [&]<std::size_t... i>(std::index_sequence<i...>) {
-    return cuda_on_cpu::launch(reinterpret_cast<const void*>(kernel), grid, block, shared, stream,
-                               [&] { kernel(*static_cast<Arguments*>(list[i])...); });
-  }
-  (std::index_sequence_for<Arguments...>());
+  return cuda_on_cpu::launch(reinterpret_cast<const void*>(kernel), grid, block, shared, stream, list[0],
+                             [&] { kernel(*static_cast<Arguments*>(list[0])); });
 }
