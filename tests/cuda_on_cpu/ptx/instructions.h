@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // PTX's instructions as functions on the bits of registers, as the PTX ISA defines them; those that nvcc
-// makes of our kernels. Included by what translate.py writes.
+// makes of our kernels. add.s32 is add_<s32>. Included by what translate.py writes.
 #pragma once
 
 #include <bit>
@@ -32,11 +32,32 @@ using s32 = std::int32_t;
 using s64 = std::int64_t;
 using f32 = float;
 using f64 = double;
+using f16 = __half;
+using bf16 = __nv_bfloat16;
+struct f32x2 {
+  f32 low, high;
+};
 
+template <std::size_t bytes>
+struct BitsOf;
+template <>
+struct BitsOf<1> {
+  using type = b8;
+};
+template <>
+struct BitsOf<2> {
+  using type = b16;
+};
+template <>
+struct BitsOf<4> {
+  using type = b32;
+};
+template <>
+struct BitsOf<8> {
+  using type = b64;
+};
 template <class T>
-using Bits =
-    std::conditional_t<sizeof(T) == 1, b8,
-                       std::conditional_t<sizeof(T) == 2, b16, std::conditional_t<sizeof(T) == 4, b32, b64>>>;
+using Bits = std::conditional_t<std::is_same_v<T, pred>, pred, typename BitsOf<sizeof(T)>::type>;
 
 template <class T>
 T as(Bits<T> bits) {
@@ -54,123 +75,239 @@ struct Kernel {
   }
 };
 
-// ------ Arithmetic
+// ------ Arithmetic. Sums, differences and products of integers have the same bits, signed or not.
 
-#define UNARY(name, T, result)              \
-  inline Bits<T> name##_##T(Bits<T> a_) {   \
-    const T a = as<T>(a_);                  \
-    return bits<T>(static_cast<T>(result)); \
-  }
-#define BINARY(name, T, result)                       \
-  inline Bits<T> name##_##T(Bits<T> a_, Bits<T> b_) { \
-    const T a = as<T>(a_), b = as<T>(b_);             \
-    return bits<T>(static_cast<T>(result));           \
-  }
-#define COMPARE(name, T, result)                          \
-  inline pred setp_##name##_##T(Bits<T> a_, Bits<T> b_) { \
-    const T a = as<T>(a_), b = as<T>(b_);                 \
-    return result;                                        \
-  }
+template <class T>
+using Exact = std::conditional_t<std::is_floating_point_v<T>, T, Bits<T>>;
 
-// Sums, differences and products have the same bits, signed or not.
-#define INTEGER(T)                                                                                        \
-  BINARY(add, T, as<Bits<T>>(a_) + as<Bits<T>>(b_))                                                       \
-  BINARY(sub, T, Bits<T>(a_) - Bits<T>(b_)) BINARY(mul_lo, T, b64{a_} * b_) BINARY(min, T, b < a ? b : a) \
-      BINARY(max, T, a < b ? b : a) BINARY(div, T, a / b) BINARY(rem, T, a % b)                           \
-          UNARY(neg, T, -static_cast<b64>(a_)) COMPARE(lt, T, a < b) COMPARE(le, T, a <= b)               \
-              COMPARE(gt, T, a > b) COMPARE(ge, T, a >= b) COMPARE(eq, T, a == b)                         \
-                  COMPARE(ne, T, a != b) inline Bits<T>                                                   \
-                      mad_lo_##T(Bits<T> a, Bits<T> b, Bits<T> c) {                                       \
-    return static_cast<Bits<T>>(b64{a} * b + c);                                                          \
-  }                                                                                                       \
-  inline Bits<T> selp_##T(Bits<T> a, Bits<T> b, pred p) { return p ? a : b; }                             \
-  inline Bits<T> shr_##T(Bits<T> a, b32 by) {                                                             \
-    constexpr b32 kBits = 8 * sizeof(T);                                                                  \
-    return by < kBits ? bits<T>(static_cast<T>(as<T>(a) >> by)) : as<T>(a) < 0 ? Bits<T>(-1) : Bits<T>{}; \
-  }
-INTEGER(s16)
-INTEGER(u16) INTEGER(s32) INTEGER(u32) INTEGER(s64) INTEGER(u64)
-#define BITWISE(T)                                                                    \
-  BINARY(and, T, a& b)                                                                \
-  BINARY(or, T, a | b) BINARY(xor, T, a ^ b) UNARY(not, T, ~a) COMPARE(eq, T, a == b) \
-      COMPARE(ne, T, a != b) inline T selp_##T(T a, T b, pred p) {                    \
-    return p ? a : b;                                                                 \
-  }                                                                                   \
-  inline T shl_##T(T a, b32 by) { return by < 8 * sizeof(T) ? static_cast<T>(a << by) : T{}; }
-    BITWISE(b16) BITWISE(b32) BITWISE(b64)
-
-        inline pred and_pred(pred a, pred b) {
-  return a && b;
+template <class T>
+Bits<T> add_(Bits<T> a, Bits<T> b) {
+  return bits<Exact<T>>(as<Exact<T>>(a) + as<Exact<T>>(b));
 }
-inline pred or_pred(pred a, pred b) { return a || b; }
-inline pred xor_pred(pred a, pred b) { return a != b; }
-inline pred not_pred(pred a) { return !a; }
+template <class T>
+Bits<T> sub_(Bits<T> a, Bits<T> b) {
+  return bits<Exact<T>>(as<Exact<T>>(a) - as<Exact<T>>(b));
+}
+template <class T>
+Bits<T> mul_(Bits<T> a, Bits<T> b) {
+  return bits<T>(as<T>(a) * as<T>(b));
+}
+template <class T>
+Bits<T> neg_(Bits<T> a) {
+  return bits<Exact<T>>(-as<Exact<T>>(a));
+}
+template <class T>
+Bits<T> abs_(Bits<T> a) {
+  return bits<T>(std::fabs(as<T>(a)));
+}
+template <class T>
+Bits<T> fma_rn_(Bits<T> a, Bits<T> b, Bits<T> c) {
+  if constexpr (std::is_same_v<T, f32x2>) {
+    const auto high = [](b64 v) { return static_cast<b32>(v >> 32); };
+    const auto low = [](b64 v) { return static_cast<b32>(v); };
+    return b64{fma_rn_<f32>(high(a), high(b), high(c))} << 32 | fma_rn_<f32>(low(a), low(b), low(c));
+  } else {
+    return bits<T>(std::fma(as<T>(a), as<T>(b), as<T>(c)));
+  }
+}
 
-inline b32 mul_wide_u16(b16 a, b16 b) { return b32{a} * b; }
-inline b64 mul_wide_u32(b32 a, b32 b) { return b64{a} * b; }
-inline b64 mul_wide_s32(b32 a, b32 b) { return bits<s64>(s64{as<s32>(a)} * as<s32>(b)); }
-inline b32 mul_hi_u32(b32 a, b32 b) { return static_cast<b32>(b64{a} * b >> 32); }
-inline b32 shf_l_wrap_b32(b32 low, b32 high, b32 by) {
+template <class T>
+Bits<T> mul_lo_(Bits<T> a, Bits<T> b) {
+  return static_cast<Bits<T>>(b64{a} * b);
+}
+template <class T>
+Bits<T> mad_lo_(Bits<T> a, Bits<T> b, Bits<T> c) {
+  return static_cast<Bits<T>>(b64{a} * b + c);
+}
+template <class T>
+using Wide = std::conditional_t<sizeof(T) == 2, b32, b64>;
+template <class T>
+b64 whole_product(T a, T b) {
+  using Whole = std::conditional_t<std::is_signed_v<T>, s64, u64>;
+  return static_cast<b64>(static_cast<Whole>(a) * static_cast<Whole>(b));
+}
+template <class T>
+Wide<T> mul_wide_(Bits<T> a, Bits<T> b) {
+  return static_cast<Wide<T>>(whole_product(as<T>(a), as<T>(b)));
+}
+template <class T>
+b32 mul_hi_(b32 a, b32 b) {
+  return static_cast<b32>(whole_product(as<T>(a), as<T>(b)) >> 32);
+}
+template <class T>
+Bits<T> div_(Bits<T> a, Bits<T> b) {
+  return bits<T>(as<T>(a) / as<T>(b));
+}
+template <class T>
+Bits<T> rem_(Bits<T> a, Bits<T> b) {
+  return bits<T>(as<T>(a) % as<T>(b));
+}
+template <class T>
+Bits<T> min_(Bits<T> a, Bits<T> b) {
+  return as<T>(b) < as<T>(a) ? b : a;
+}
+template <class T>
+Bits<T> max_(Bits<T> a, Bits<T> b) {
+  return as<T>(a) < as<T>(b) ? b : a;
+}
+
+template <class T>
+Bits<T> and_(Bits<T> a, Bits<T> b) {
+  return a & b;
+}
+template <class T>
+Bits<T> or_(Bits<T> a, Bits<T> b) {
+  return a | b;
+}
+template <class T>
+Bits<T> xor_(Bits<T> a, Bits<T> b) {
+  return a ^ b;
+}
+template <class T>
+Bits<T> not_(Bits<T> a) {
+  return a ^ static_cast<Bits<T>>(-1);
+}
+
+// By as many bits as there are, and by more, nothing of it is left but the sign.
+template <class T>
+Bits<T> shl_(Bits<T> a, b32 by) {
+  return by < 8 * sizeof(T) ? static_cast<Bits<T>>(a << by) : Bits<T>{};
+}
+template <class T>
+Bits<T> shr_(Bits<T> a, b32 by) {
+  if (by >= 8 * sizeof(T)) return as<T>(a) < 0 ? static_cast<Bits<T>>(-1) : Bits<T>{};
+  return bits<T>(static_cast<T>(as<T>(a) >> by));
+}
+template <class T>
+b32 shf_l_wrap_(b32 low, b32 high, b32 by) {
   return static_cast<b32>((b64{high} << 32 | low) << (by & 31) >> 32);
 }
 
-// A comparison whose name ends in u is true of a NaN.
-#define FLOATING(T)                                                                                  \
-  BINARY(add, T, a + b)                                                                              \
-  BINARY(sub, T, a - b) BINARY(mul, T, a* b) UNARY(neg, T, -a) UNARY(abs, T, std::fabs(a))           \
-      UNARY(cvt_rmi_##T, T, std::floor(a)) UNARY(cvt_rpi_##T, T, std::ceil(a)) COMPARE(lt, T, a < b) \
-          COMPARE(le, T, a <= b) COMPARE(gt, T, a > b) COMPARE(ge, T, a >= b) COMPARE(eq, T, a == b) \
-              COMPARE(ne, T, a<b || a> b) COMPARE(equ, T, !(a < b || a > b)) COMPARE(neu, T, a != b) \
-                  COMPARE(ltu, T, !(a >= b)) COMPARE(leu, T, !(a > b)) COMPARE(gtu, T, !(a <= b))    \
-                      COMPARE(geu, T, !(a < b)) inline Bits<T>                                       \
-                          selp_##T(Bits<T> a, Bits<T> b, pred p) {                                   \
-    return p ? a : b;                                                                                \
-  }                                                                                                  \
-  inline Bits<T> fma_rn_##T(Bits<T> a, Bits<T> b, Bits<T> c) {                                       \
-    return bits<T>(std::fma(as<T>(a), as<T>(b), as<T>(c)));                                          \
-  }
-FLOATING(f32)
-FLOATING(f64)
-
-    inline b64 fma_rn_f32x2(b64 a, b64 b, b64 c) {
-  const auto low = [](b64 v) { return static_cast<b32>(v); };
-  const auto high = [](b64 v) { return static_cast<b32>(v >> 32); };
-  return b64{fma_rn_f32(high(a), high(b), high(c))} << 32 | fma_rn_f32(low(a), low(b), low(c));
+template <class T>
+Bits<T> selp_(Bits<T> a, Bits<T> b, pred p) {
+  return p ? a : b;
 }
 
-#undef UNARY
-#undef BINARY
-#undef COMPARE
-#undef INTEGER
-#undef BITWISE
-#undef FLOATING
+// ------ Comparisons. Those whose names end in u are true of a NaN; `ne` is not.
+
+template <class T>
+pred setp_lt_(Bits<T> a, Bits<T> b) {
+  return as<T>(a) < as<T>(b);
+}
+template <class T>
+pred setp_le_(Bits<T> a, Bits<T> b) {
+  return as<T>(a) <= as<T>(b);
+}
+template <class T>
+pred setp_gt_(Bits<T> a, Bits<T> b) {
+  return as<T>(a) > as<T>(b);
+}
+template <class T>
+pred setp_ge_(Bits<T> a, Bits<T> b) {
+  return as<T>(a) >= as<T>(b);
+}
+template <class T>
+pred setp_eq_(Bits<T> a, Bits<T> b) {
+  return as<T>(a) == as<T>(b);
+}
+template <class T>
+pred setp_ne_(Bits<T> a, Bits<T> b) {
+  return as<T>(a) < as<T>(b) || as<T>(a) > as<T>(b);
+}
+template <class T>
+pred setp_ltu_(Bits<T> a, Bits<T> b) {
+  return !setp_ge_<T>(a, b);
+}
+template <class T>
+pred setp_leu_(Bits<T> a, Bits<T> b) {
+  return !setp_gt_<T>(a, b);
+}
+template <class T>
+pred setp_gtu_(Bits<T> a, Bits<T> b) {
+  return !setp_le_<T>(a, b);
+}
+template <class T>
+pred setp_geu_(Bits<T> a, Bits<T> b) {
+  return !setp_lt_<T>(a, b);
+}
+template <class T>
+pred setp_equ_(Bits<T> a, Bits<T> b) {
+  return !setp_ne_<T>(a, b);
+}
+template <class T>
+pred setp_neu_(Bits<T> a, Bits<T> b) {
+  return !setp_eq_<T>(a, b);
+}
 
 // ------ Conversions
 
-template <class To, class From>
-To saturated(From v) {  // of a NaN: 0
-  if (v != v) return 0;
-  using Limits = std::numeric_limits<To>;
-  if (v >= -static_cast<From>(Limits::min())) return Limits::max();
-  if (v <= static_cast<From>(Limits::min())) return Limits::min();
-  return static_cast<To>(v);
+template <class T>
+b64 cvt_s64_(Bits<T> a) {
+  return static_cast<b64>(as<T>(a));
 }
-inline b32 cvt_rzi_s32_f32(b32 a) { return bits(saturated<s32>(as<f32>(a))); }
-inline b64 cvt_rzi_s64_f32(b32 a) { return bits(saturated<s64>(as<f32>(a))); }
-inline b32 cvt_rzi_s32_f64(b64 a) { return bits(saturated<s32>(as<f64>(a))); }
-inline b64 cvt_rzi_s64_f64(b64 a) { return bits(saturated<s64>(as<f64>(a))); }
+template <class T>
+b64 cvt_u64_(Bits<T> a) {
+  return as<T>(a);
+}
+template <class T>
+b32 cvt_u32_(Bits<T> a) {
+  return static_cast<b32>(as<T>(a));
+}
+template <class T>
+b16 cvt_u16_(Bits<T> a) {
+  return static_cast<b16>(as<T>(a));
+}
 
-inline b64 cvt_s64_s32(b32 a) { return bits(s64{as<s32>(a)}); }
-inline b64 cvt_u64_u32(b32 a) { return a; }
-inline b64 cvt_u64_u16(b16 a) { return a; }
-inline b32 cvt_u32_u64(b64 a) { return static_cast<b32>(a); }
-inline b32 cvt_u32_u16(b16 a) { return a; }
-inline b16 cvt_u16_u32(b32 a) { return static_cast<b16>(a); }
+// Too large or small, the integer next to it; of a NaN, 0.
+template <class To, class From>
+Bits<To> saturated(Bits<From> a) {
+  using Limits = std::numeric_limits<To>;
+  const From v = as<From>(a);
+  if (v != v) return 0;
+  if (v >= -static_cast<From>(Limits::min())) return bits(Limits::max());
+  if (v <= static_cast<From>(Limits::min())) return bits(Limits::min());
+  return bits(static_cast<To>(v));
+}
+template <class T>
+b32 cvt_rzi_s32_(Bits<T> a) {
+  return saturated<s32, T>(a);
+}
+template <class T>
+b64 cvt_rzi_s64_(Bits<T> a) {
+  return saturated<s64, T>(a);
+}
+template <class T>
+b32 cvt_rmi_f32_(b32 a) {
+  return bits(std::floor(as<T>(a)));
+}
+template <class T>
+b32 cvt_rpi_f32_(b32 a) {
+  return bits(std::ceil(as<T>(a)));
+}
+template <class T>
+b64 cvt_rmi_f64_(b64 a) {
+  return bits(std::floor(as<T>(a)));
+}
+template <class T>
+b64 cvt_rpi_f64_(b64 a) {
+  return bits(std::ceil(as<T>(a)));
+}
 
-inline b32 cvt_f32_f16(b16 a) { return bits(__half2float({a})); }
-inline b32 cvt_f32_bf16(b16 a) { return bits(__bfloat162float({a})); }
-inline b16 cvt_rn_f16_f32(b32 a) { return __float2half_rn(as<f32>(a)).bits; }
-inline b16 cvt_rn_bf16_f32(b32 a) { return __float2bfloat16_rn(as<f32>(a)).bits; }
+template <class T>
+b32 cvt_f32_(b16 a) {
+  if constexpr (std::is_same_v<T, f16>)
+    return bits(__half2float({a}));
+  else
+    return bits(__bfloat162float({a}));
+}
+template <class T>
+b16 cvt_rn_f16_(b32 a) {
+  return __float2half_rn(as<T>(a)).bits;
+}
+template <class T>
+b16 cvt_rn_bf16_(b32 a) {
+  return __float2bfloat16_rn(as<T>(a)).bits;
+}
 
 template <class Whole>
 void pack(Whole& to, b64 low, b64 high) {
@@ -183,8 +320,14 @@ void unpack(Whole v, Part& low, Part& high) {
 
 // ------ Memory. Addresses of shared memory count from the block's beginning.
 
-inline b64 cvta_global_u64(b64 address) { return address; }
-inline b64 cvta_to_global_u64(b64 address) { return address; }
+template <class T>
+b64 cvta_global_(b64 address) {
+  return address;
+}
+template <class T>
+b64 cvta_to_global_(b64 address) {
+  return address;
+}
 
 enum class Space { global, shared, param, generic };
 
@@ -234,7 +377,8 @@ void add_atomically(b64 address, std::initializer_list<Bits<T>> added, Registers
 
 inline void bar_sync(int line) { cuda_on_cpu::block_barrier(line); }
 inline void bar_warp_sync(b32 mask) { cuda_on_cpu::meet(cuda_on_cpu::Kind::sync, mask, 0, 0); }
-inline pred vote_sync_any_pred(pred a, b32 mask) {
+template <class T>
+pred vote_sync_any_(pred a, b32 mask) {
   return cuda_on_cpu::meet(cuda_on_cpu::Kind::vote, mask, a, 0) != 0;
 }
 
@@ -244,17 +388,20 @@ inline pred shuffle(b32& result, b32 a, int source, bool within, b32 mask) {
   result = static_cast<b32>(cuda_on_cpu::meet(cuda_on_cpu::Kind::shuffle, mask, a, from));
   return within;
 }
-inline pred shfl_sync_bfly_b32(b32& result, b32 a, b32 lanes, b32 c, b32 mask) {
+template <class T>
+pred shfl_sync_bfly_(b32& result, b32 a, b32 lanes, b32 c, b32 mask) {
   const b32 lane = static_cast<b32>(cuda_on_cpu::lane()), segment = c >> 8 & 31, source = lane ^ (lanes & 31);
   return shuffle(result, a, static_cast<int>(source), source <= ((lane & segment) | (c & 31 & ~segment)),
                  mask);
 }
-inline pred shfl_sync_up_b32(b32& result, b32 a, b32 distance, b32 c, b32 mask) {
+template <class T>
+pred shfl_sync_up_(b32& result, b32 a, b32 distance, b32 c, b32 mask) {
   const int lane = cuda_on_cpu::lane(), source = lane - static_cast<int>(distance & 31);
   const b32 segment = c >> 8 & 31;
   return shuffle(result, a, source, source >= static_cast<int>((lane & segment) | (c & 31 & ~segment)), mask);
 }
-inline pred shfl_sync_idx_b32(b32& result, b32 a, b32 index, b32 c, b32 mask) {
+template <class T>
+pred shfl_sync_idx_(b32& result, b32 a, b32 index, b32 c, b32 mask) {
   const b32 lane = static_cast<b32>(cuda_on_cpu::lane()), segment = c >> 8 & 31;
   const b32 source = (lane & segment) | (index & ~segment & 31);
   return shuffle(result, a, static_cast<int>(source), source <= ((lane & segment) | (c & 31 & ~segment)),

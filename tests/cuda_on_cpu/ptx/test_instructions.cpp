@@ -12,22 +12,22 @@ namespace {
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN(), kInfinity = HUGE_VALF;
 
 TEST(Instructions, ShiftsByTheWidthAndMore) {
-  EXPECT_EQ(shl_b32(1, 31), 0x80000000u);
-  EXPECT_EQ(shl_b32(1, 32), 0u);
-  EXPECT_EQ(shr_u32(0x80000000u, 32), 0u);
-  EXPECT_EQ(shr_s32(0x80000000u, 31), ~0u);
-  EXPECT_EQ(shr_s32(0x80000000u, 40), ~0u);
-  EXPECT_EQ(shr_s64(b64{1} << 63, 100), ~b64{0});
-  EXPECT_EQ(shf_l_wrap_b32(0x80000000u, 1, 33), 3u);
+  EXPECT_EQ(shl_<b32>(1, 31), 0x80000000u);
+  EXPECT_EQ(shl_<b32>(1, 32), 0u);
+  EXPECT_EQ(shr_<u32>(0x80000000u, 32), 0u);
+  EXPECT_EQ(shr_<s32>(0x80000000u, 31), ~0u);
+  EXPECT_EQ(shr_<s32>(0x80000000u, 40), ~0u);
+  EXPECT_EQ(shr_<s64>(b64{1} << 63, 100), ~b64{0});
+  EXPECT_EQ(shf_l_wrap_<b32>(0x80000000u, 1, 33), 3u);
 }
 
 TEST(Instructions, ComparesNaN) {
   const b32 nan = bits(kNaN), one = bits(1.0f);
-  EXPECT_FALSE(setp_lt_f32(nan, one) || setp_ge_f32(nan, one) || setp_eq_f32(nan, nan) ||
-               setp_ne_f32(nan, one));
-  EXPECT_TRUE(setp_ltu_f32(nan, one) && setp_geu_f32(nan, one) && setp_equ_f32(nan, one) &&
-              setp_neu_f32(nan, nan));
-  EXPECT_TRUE(setp_ltu_f32(bits(0.0f), one) && setp_leu_f32(one, one) && !setp_gtu_f32(one, one));
+  EXPECT_FALSE(setp_lt_<f32>(nan, one) || setp_ge_<f32>(nan, one) || setp_eq_<f32>(nan, nan) ||
+               setp_ne_<f32>(nan, one));
+  EXPECT_TRUE(setp_ltu_<f32>(nan, one) && setp_geu_<f32>(nan, one) && setp_equ_<f32>(nan, one) &&
+              setp_neu_<f32>(nan, nan));
+  EXPECT_TRUE(setp_ltu_<f32>(bits(0.0f), one) && setp_leu_<f32>(one, one) && !setp_gtu_<f32>(one, one));
 }
 
 TEST(Instructions, SaturatesIntegers) {
@@ -38,18 +38,18 @@ TEST(Instructions, SaturatesIntegers) {
                           {2147483520.f, 2147483520},
                           {-2147483648.f, INT32_MIN},
                           {-1.5f, -1}})
-    EXPECT_EQ(as<s32>(cvt_rzi_s32_f32(bits(from))), to) << from;
-  EXPECT_EQ(as<s64>(cvt_rzi_s64_f64(bits(1e300))), INT64_MAX);
-  EXPECT_EQ(as<f32>(cvt_rmi_f32_f32(bits(-0.5f))), -1);
-  EXPECT_EQ(as<f32>(cvt_rpi_f32_f32(bits(-1.5f))), -1);
+    EXPECT_EQ(as<s32>(cvt_rzi_s32_<f32>(bits(from))), to) << from;
+  EXPECT_EQ(as<s64>(cvt_rzi_s64_<f64>(bits(1e300))), INT64_MAX);
+  EXPECT_EQ(as<f32>(cvt_rmi_f32_<f32>(bits(-0.5f))), -1);
+  EXPECT_EQ(as<f32>(cvt_rpi_f32_<f32>(bits(-1.5f))), -1);
 }
 
 TEST(Instructions, MultipliesWide) {
-  EXPECT_EQ(mul_hi_u32(0xffffffffu, 0xffffffffu), 0xfffffffeu);
-  EXPECT_EQ(as<s64>(mul_wide_s32(bits(-3), 0x7fffffffu)), -3 * s64{0x7fffffff});
-  EXPECT_EQ(as<s32>(mad_lo_s32(bits(-3), 5, 7)), -8);
-  EXPECT_EQ(as<s32>(div_s32(bits(-7), 2)), -3);
-  EXPECT_EQ(as<f32>(fma_rn_f32(bits(1 + 0x1p-12f), bits(1 - 0x1p-12f), bits(-1.0f))), -0x1p-24f);
+  EXPECT_EQ(mul_hi_<u32>(0xffffffffu, 0xffffffffu), 0xfffffffeu);
+  EXPECT_EQ(as<s64>(mul_wide_<s32>(bits(-3), 0x7fffffffu)), -3 * s64{0x7fffffff});
+  EXPECT_EQ(as<s32>(mad_lo_<s32>(bits(-3), 5, 7)), -8);
+  EXPECT_EQ(as<s32>(div_<s32>(bits(-7), 2)), -3);
+  EXPECT_EQ(as<f32>(fma_rn_<f32>(bits(1 + 0x1p-12f), bits(1 - 0x1p-12f), bits(-1.0f))), -0x1p-24f);
 }
 
 TEST(Instructions, ExtendsWhatIsLoadedAsItsTypeSays) {
@@ -74,9 +74,9 @@ TEST(Instructions, Shuffle) {
   std::vector<bool> within(32);
   EXPECT_EQ(in_lanes([&](int lane) {
               b32 r = 0;
-              shfl_sync_bfly_b32(r, static_cast<b32>(lane), 8, 31, ~0u);
+              shfl_sync_bfly_<b32>(r, static_cast<b32>(lane), 8, 31, ~0u);
               got[lane] = static_cast<int>(r);
-              within[lane] = shfl_sync_up_b32(r, static_cast<b32>(lane), 3, 0, ~0u);
+              within[lane] = shfl_sync_up_<b32>(r, static_cast<b32>(lane), 3, 0, ~0u);
               up[lane] = static_cast<int>(r);
             }),
             "");
@@ -88,7 +88,7 @@ TEST(Instructions, Shuffle) {
   // Segments of 8 lanes: c has 24 as the lanes' bits that stay.
   EXPECT_EQ(in_lanes([&](int lane) {
               b32 r = 0;
-              shfl_sync_idx_b32(r, static_cast<b32>(lane), 2, 24 << 8 | 31, ~0u);
+              shfl_sync_idx_<b32>(r, static_cast<b32>(lane), 2, 24 << 8 | 31, ~0u);
               got[lane] = static_cast<int>(r);
             }),
             "");

@@ -4,7 +4,7 @@
     python translate.py FILE.ptx FILE.cpp
 
 A kernel becomes a function, a register a variable of its bits, an instruction a call of the function of its name in
-instructions.h, dots being underscores. What is not known there does not compile.
+instructions.h: add.s32 is add_<s32>. What is not known there does not compile.
 """
 
 import re
@@ -54,7 +54,8 @@ def access(opcode):
 
 def statement(opcode, operands, line):
     """One instruction without its predicate."""
-    name = opcode.replace(".", "_")
+    *name, suffix = opcode.split(".")
+    name = f"{'_'.join(name)}_<{suffix}>"
     kind = opcode.split(".")[0]
     if kind == "bra":
         return f"goto {operands[0].strip('$')};"
@@ -62,6 +63,8 @@ def statement(opcode, operands, line):
         return "return;"
     if opcode == "bar.sync":
         return f"bar_sync({line});"
+    if opcode == "bar.warp.sync":
+        return f"bar_warp_sync({value(operands[0])});"
     if kind == "ld":
         return f"load<{access(opcode)[0]}>({address(operands[1])}, {', '.join(values(operands[0]))});"
     if kind == "st":
@@ -79,8 +82,7 @@ def statement(opcode, operands, line):
         if operands[1].startswith("{"):
             return f"pack({value(operands[0])}, {', '.join(values(operands[1]))});"
         return f"{value(operands[0])} = {value(operands[1])};"
-    arguments = ", ".join(value(o) for o in operands[1:]) if kind != "bar" else value(operands[0])
-    return f"{name}({arguments});" if kind == "bar" else f"{value(operands[0])} = {name}({arguments});"
+    return f"{value(operands[0])} = {name}({', '.join(value(o) for o in operands[1:])});"
 
 
 def instruction(text, line):
