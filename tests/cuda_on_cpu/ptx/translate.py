@@ -26,6 +26,8 @@ def value(text):
         return f"{int(text) % 2**64:#x}ull"
     if text.startswith("%"):
         return text.replace("%", "_")
+    if text == "tmp":
+        return text  # a register that takes a half that is not wanted
     if re.fullmatch(r"\w+_param_0", text):
         return "parameters"
     if text.endswith("shared_blockE"):
@@ -114,7 +116,7 @@ def translate(ptx):
         text = re.sub(r"//.*", "", text).replace("\t", " ").strip()
         if m := re.search(r"\.entry (\w+)\(", text):
             names.append(m[1])
-            out.append(f"void kernel{len(names)}(b64 parameters) {{")
+            out.append(f"void kernel{len(names)}(b64 parameters) {{ b16 tmp;")
         elif text == "{":
             inside = True
         elif text == "}":
@@ -127,7 +129,8 @@ def translate(ptx):
         elif m := re.fullmatch(r"\$(\w+):", text):
             out.append(f"{m[1]}:;")
         else:
-            out.append(instruction(re.sub(r"\s+", " ", text.strip("{} ")), line))
+            text = re.sub(r"^\{ *(\.reg \.b16 tmp; )?|\s*\}$", "", text)
+            out.append(instruction(re.sub(r"\s+", " ", text), line))
     for i, name in enumerate(names, 1):
         out.append(f'extern "C" void host{i}() asm("{name}");')
         out.append(f"const Kernel registered{i}(host{i}, kernel{i});")
