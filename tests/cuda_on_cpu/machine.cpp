@@ -157,6 +157,7 @@ std::string run_grid(dim3 grid, dim3 block, std::size_t shared_bytes, const std:
   for (int b : blocks) {
     m.block = b, blockIdx.x = static_cast<unsigned>(b);
     run_block();
+    if (options().after_block) options().after_block();
     if (m.error.empty()) continue;
     new auto(std::move(m.threads));  // left where they stand: nothing may unwind through a kernel
     m.threads.clear();

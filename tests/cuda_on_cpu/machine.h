@@ -28,6 +28,7 @@ enum class Order { forward, backward, shuffled };  // of blocks, and of the thre
 struct Options {
   Order order = Order::forward;
   unsigned seed = 1;
+  std::function<void()> after_block;  // is called when a block has run
 };
 Options& options();
 

@@ -14,6 +14,7 @@
 #include "cuda_bf16.h"
 #include "cuda_fp16.h"
 #include "cuda_runtime.h"
+#include "profile.h"
 
 namespace ptx_on_cpu {
 
@@ -329,10 +330,17 @@ b64 cvta_to_global_(b64 address) {
   return address;
 }
 
-enum class Space { global, shared, param, generic };
+// The line is that of the instruction, in what translate.py writes.
+struct Address {
+  b64 value;
+  int line;
+  Address(b64 value_, int line_ = __builtin_LINE()) : value(value_), line(line_) {}
+};
 
 template <Space S>
-unsigned char* place(b64 address, std::size_t bytes) {
+unsigned char* place(Access access, Address at, std::size_t bytes) {
+  const b64 address = at.value;
+  note(at.line, S, access, address, bytes);
   if (address % bytes) cuda_on_cpu::fail("an access of " + std::to_string(bytes) + " bytes is not aligned");
   if (S != Space::shared) return reinterpret_cast<unsigned char*>(address);
   const cuda_on_cpu::Memory memory = cuda_on_cpu::shared_memory();
@@ -343,8 +351,8 @@ unsigned char* place(b64 address, std::size_t bytes) {
 
 // Registers may be wider than what they take; T says how it is extended.
 template <Space S, class T, class... Registers>
-void load(b64 address, Registers&... to) {
-  const unsigned char* from = place<S>(address, sizeof(T) * sizeof...(to));
+void load(Address address, Registers&... to) {
+  const unsigned char* from = place<S>(Access::load, address, sizeof(T) * sizeof...(to));
   const auto one = [&](auto& r) {
     T v;
     std::memcpy(&v, from, sizeof v), from += sizeof v;
@@ -357,8 +365,8 @@ void load(b64 address, Registers&... to) {
 }
 
 template <Space S, class T, class... Values>
-void store(b64 address, Values... values) {
-  unsigned char* to = place<S>(address, sizeof(T) * sizeof...(values));
+void store(Address address, Values... values) {
+  unsigned char* to = place<S>(Access::store, address, sizeof(T) * sizeof...(values));
   const auto one = [&](auto v) {
     const auto narrow = static_cast<Bits<T>>(v);
     std::memcpy(to, &narrow, sizeof narrow), to += sizeof narrow;
@@ -367,8 +375,8 @@ void store(b64 address, Values... values) {
 }
 
 template <Space S, class T, class... Registers>
-void add_atomically(b64 address, std::initializer_list<Bits<T>> added, Registers&... before) {
-  auto* at = reinterpret_cast<T*>(place<S>(address, sizeof(T) * sizeof...(before)));
+void add_atomically(Address address, std::initializer_list<Bits<T>> added, Registers&... before) {
+  auto* at = reinterpret_cast<T*>(place<S>(Access::add, address, sizeof(T) * sizeof...(before)));
   auto v = added.begin();
   ((before = bits<T>(*at), *at++ += as<T>(*v++)), ...);
 }
