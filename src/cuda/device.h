@@ -37,6 +37,34 @@ __device__ T narrow(Compute<T> v) {
     return v;
 }
 
+// An element as it is in memory, of T or of Compute<T>: what is loaded is under way until it is converted.
+template <class T>
+using Loaded = std::conditional_t<std::is_same_v<T, double>, double, unsigned>;
+
+template <class T>
+__device__ Loaded<T> load_raw(const void* p, std::int64_t i, bool wide) {
+  if constexpr (std::is_same_v<T, double>) {
+    return static_cast<const double*>(p)[i];
+  } else {
+    if (sizeof(T) == 4 || wide) return static_cast<const unsigned*>(p)[i];
+    return static_cast<const unsigned short*>(p)[i];
+  }
+}
+template <class T>
+__device__ Compute<T> converted(Loaded<T> raw, bool wide) {
+  if constexpr (std::is_same_v<T, double>) {
+    return raw;
+  } else {
+    if (sizeof(T) == 4 || wide) return __uint_as_float(raw);
+    T v;
+    memcpy(&v, &raw, sizeof v);  // its lower bytes
+    return widen(v);
+  }
+}
+
+// Loads of a thread that are under way together, where it has several things to do.
+constexpr int kAtATime = 4;
+
 // ------ Vectors: V elements side by side, aligned to their size
 
 template <int kBytes>
@@ -79,6 +107,26 @@ __device__ void unpack(Raw<T, V> raw, Compute<T> (&out)[V]) {
 #pragma unroll
     for (int i = 0; i < V; ++i) out[i] = widen(e[i]);
   }
+}
+
+// A struct aligned to 16 bytes, by so many at a time even if some of its members are not wanted in the end.
+template <class E>
+__device__ E load_whole(const E& from) {
+  static_assert(alignof(E) >= 16);
+  E to;
+  uint4 raw[sizeof(E) / 16];
+#pragma unroll
+  for (std::size_t i = 0; i < sizeof(E) / 16; ++i) raw[i] = reinterpret_cast<const uint4*>(&from)[i];
+  memcpy(&to, raw, sizeof to);
+  return to;
+}
+
+template <class E>
+__device__ void store_whole(E& to, const E& from) {
+  uint4 raw[sizeof(E) / 16];
+  memcpy(raw, &from, sizeof from);
+#pragma unroll
+  for (std::size_t i = 0; i < sizeof(E) / 16; ++i) reinterpret_cast<uint4*>(&to)[i] = raw[i];
 }
 
 // For what is read again, such as x.
@@ -182,6 +230,18 @@ __device__ void add_atomically(F* p, const F (&v)[V]) {
   }
 }
 
+// Into shared memory, or what is read again.
+template <class F, int V>
+__device__ void store(F* p, const F (&v)[V]) {
+  constexpr int kPart = kAtOnce<F, V>;
+#pragma unroll
+  for (int at = 0; at < V; at += kPart) {
+    Raw<F, kPart> raw;
+    memcpy(&raw, v + at, sizeof raw);
+    *reinterpret_cast<Raw<F, kPart>*>(p + at) = raw;
+  }
+}
+
 // p[i] += v[i], where nobody else does.
 template <class F, int V>
 __device__ void add(F* p, const F (&v)[V]) {
@@ -278,9 +338,10 @@ struct Team {
         rank(static_cast<int>(threadIdx.x) % size_) {}
 };
 
-// Sums each of K values over kLanes lanes, and calls deliver(number, sum) in one of them for each. While
-// lanes last, a lane hands half of its values to its partner and keeps the sum of the others: 16 values over
-// 32 lanes take 16 shuffles, not 80. All lanes of the warp must call it.
+// Sums each of K values over kLanes lanes. Calls deliver(number, sums) in each of them that has some in the
+// end: those from `number` on, an array of as many as a power of two. While lanes last, a lane hands half of
+// its values to its partner and keeps the sum of the others: 16 values over 32 lanes take 16 shuffles,
+// not 80. All lanes of the warp must call it.
 template <int kLanes, class F, int K, class Deliver>
 __device__ __forceinline__ void sum_over_lanes(int rank, F (&v)[K], const Deliver& deliver) {
   constexpr int kSteps = kLanes < K ? kLanes : K;  // lanes whose values differ in the end
@@ -300,8 +361,10 @@ __device__ __forceinline__ void sum_over_lanes(int rank, F (&v)[K], const Delive
   for (int distance = kSteps; distance < kLanes; distance *= 2)
     v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
   if (rank >= kSteps) return;
+  F sums[K / kSteps];
 #pragma unroll
-  for (int i = 0; i < K / kSteps; ++i) deliver(first + i, v[i]);
+  for (int i = 0; i < K / kSteps; ++i) sums[i] = v[i];
+  deliver(first, sums);
 }
 
 // The same over the lanes of every team of the warp.

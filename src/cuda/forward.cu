@@ -32,13 +32,10 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(ForwardArguments<T
   using F = Compute<T>;
   const Tile<Index> tile(a.tile);
   const ForwardShared<F, Index> shared(tile.size());
-  for (int i = static_cast<int>(threadIdx.x); i < tile.size(); i += static_cast<int>(blockDim.x)) {
-    Place<Index> at;
-    if (tile.place(a.geometry, i, &at))
-      fill_record(a.geometry, at, locate(a.geometry, at), a.geometry.written, shared.records[i]);
-    else
-      shared.records[i].cell = kAbsent;
-  }
+  const auto visit = [&](int i, const Place<Index>& at, const Offsets<T>& offsets) {
+    fill_record(a.geometry, at, locate(a.geometry, at, offsets), a.geometry.written, shared.records[i]);
+  };
+  for_each_tap(a.geometry, tile, visit, [&](int i) { shared.records[i].cell = kAbsent; });
   __syncthreads();
 
   const Team team(a.channels.lanes);
@@ -49,15 +46,17 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(ForwardArguments<T
     const T* x = settled(a.x.image(tile.first.n) + lane.first);
     T* y = settled(a.y.image(tile.first.n) + lane.first);
     for (int i = team.index; i < tile.size(); i += teams) {
-      const auto& tap = shared.records[i];
+      const auto& record = shared.records[i];
+      const auto tap = load_whole<Places<Index>>(record);
       if (tap.cell == kAbsent) continue;
-      F v[4][V], sum[V] = {};
+      F v[4][V], weight[4], sum[V] = {};
+      load<F, 4>(record.weight, weight);
       const Index across = odd_of(tap.cell >> 4) ? -a.geometry.x.w : a.geometry.x.w;
 #pragma unroll
       for (int k = 0; k < 4; ++k)
         load_if<T, V>(tap.cell >> k & 1, x + (tap.x + k / 2 * a.geometry.x.h + k % 2 * across), v[k]);
 #pragma unroll
-      for (int k = 0; k < 4; ++k) add_scaled(sum, tap.weight[k], v[k]);
+      for (int k = 0; k < 4; ++k) add_scaled(sum, weight[k], v[k]);
       store_once<T, V>(y + tap.sample, sum);
     }
   }

@@ -22,9 +22,7 @@ struct Scalars {
   __device__ std::int64_t at(std::int64_t in, Index ih, Index iw, Index ic) const {
     return in * n + (ih * h + iw * w + ic * c);
   }
-  __device__ Compute<T> read(std::int64_t i) const {
-    return wide ? reinterpret_cast<const Compute<T>*>(data)[i] : widen(reinterpret_cast<const T*>(data)[i]);
-  }
+  __device__ Compute<T> read(std::int64_t i) const { return converted<T>(load_raw<T>(data, i, wide), wide); }
   __device__ void write(std::int64_t i, Compute<T> v) const {
     if (wide)
       reinterpret_cast<Compute<T>*>(data)[i] = v;
@@ -99,18 +97,37 @@ struct Tap {
   F hh, lh, hw, lw, m;
 };
 
+// A tap's offsets and mask, on their way.
+template <class T>
+struct Offsets {
+  Loaded<T> w, h, mask;  // mask: if there are masks
+};
+
+template <class T, class Index>
+__device__ Offsets<T> load_offsets(const Geometry<T, Index>& q, const Place<Index>& at) {
+  const auto& from = q.offsets;
+  const std::int64_t step = static_cast<std::int64_t>(q.groups * q.kh * q.kw) * from.c;
+  const std::int64_t o = from.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
+  Offsets<T> r{load_raw<T>(from.data, o, from.wide), load_raw<T>(from.data, o + step, from.wide), {}};
+  if (q.modulated) r.mask = load_raw<T>(from.data, o + 2 * step, from.wide);
+  return r;
+}
+
+template <class T, class Index, class F = Compute<T>>
+__device__ Tap<F, Index> locate(const Geometry<T, Index>& q, const Place<Index>& at, const Offsets<T>& o) {
+  const int k = static_cast<int>(at.k), kh = q.by_kw.quotient(k), kw = q.by_kw.remainder(k, kh);
+  const bool wide = q.offsets.wide;
+  const Axis<F, Index> w =
+      locate_along(converted<T>(o.w, wide), at.wo * q.stride_w - q.left + kw * q.dil_w, q.w, q.closed);
+  const Axis<F, Index> h =
+      locate_along(converted<T>(o.h, wide), at.ho * q.stride_h - q.top + kh * q.dil_h, q.h, q.closed);
+  const F m = q.modulated ? converted<T>(o.mask, wide) : F(1);
+  return {h.live && w.live, h.cell, w.cell, h.high, h.low, w.high, w.low, m};
+}
+
 template <class T, class Index, class F = Compute<T>>
 __device__ Tap<F, Index> locate(const Geometry<T, Index>& q, const Place<Index>& at) {
-  const int k = static_cast<int>(at.k), kh = q.by_kw.quotient(k), kw = q.by_kw.remainder(k, kh);
-  const Index plane = q.groups * q.kh * q.kw;
-  const std::int64_t o = q.offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
-  const std::int64_t step = static_cast<std::int64_t>(plane) * q.offsets.c;
-  const Axis<F, Index> w =
-      locate_along(q.offsets.read(o), at.wo * q.stride_w - q.left + kw * q.dil_w, q.w, q.closed);
-  const Axis<F, Index> h =
-      locate_along(q.offsets.read(o + step), at.ho * q.stride_h - q.top + kh * q.dil_h, q.h, q.closed);
-  const F m = q.modulated ? q.offsets.read(o + 2 * step) : F(1);
-  return {h.live && w.live, h.cell, w.cell, h.high, h.low, w.high, w.low, m};
+  return locate(q, at, load_offsets(q, at));
 }
 
 // (a, b, e) of math.h.
@@ -138,6 +155,18 @@ __device__ int odd_of(Index number) {
   return static_cast<int>(~number & 1);
 }
 
+// Where a tap's vectors are. One load of 16 bytes if Index has 4.
+template <class Index>
+struct alignas(16) Places {
+  // The number of its cell times 16, plus the corners that are in the map, as bits: none if the tap is dead,
+  // whose weights are then 0. Numbers count groups, rows from -1 to h-1, and columns from -1 in `pitch`: one
+  // more is the next column of the same row. kAbsent: no tap.
+  Index cell;
+  Index x;       // its cell's corner 0 in an image of x, at its group's first channel
+  Index sums;    // the same in grad_x's sums
+  Index sample;  // its row of channels in an image of grad (forward: of y)
+};
+
 // What the second derivative needs more.
 template <class Index, int kDerivative>
 struct SecondOrder {};
@@ -150,16 +179,8 @@ struct SecondOrder<Index, 2> {
 // kDerivative: 1 for the gradient (and the forward, whose weights are the same), 2 for the second derivative.
 // Two or four loads of 16 bytes.
 template <class F, class Index, int kDerivative>
-struct alignas(16) Record : SecondOrder<Index, kDerivative> {
-  // By corner. 1: m b. 2: second_weight, then m b.
-  F weight[4 * kDerivative];
-  // The number of its cell times 16, plus the corners that are in the map, as bits: none if the tap is dead,
-  // whose weights are then 0. Numbers count groups, rows from -1 to h-1, and columns from -1 in `pitch`: one
-  // more is the next column of the same row. kAbsent: no tap.
-  Index cell;
-  Index x;       // its cell's corner 0 in an image of x, at its group's first channel
-  Index sums;    // the same in grad_x's sums
-  Index sample;  // its row of channels in an image of grad (forward: of y)
+struct Record : Places<Index>, SecondOrder<Index, kDerivative> {
+  alignas(16) F weight[4 * kDerivative];  // by corner. 1: m b. 2: second_weight, then m b
 };
 constexpr int kAbsent = -1;
 template <class Index>
@@ -173,7 +194,7 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
   F weight[4 * kDerivative] = {};
   F* blend = weight + 4 * (kDerivative - 1);
   const Index channel = at.g * q.channels;
-  Index cell = 0, x = 0;
+  Places<Index> places{};
   if (t.live) {
     blend[0] = t.hh * t.hw * t.m, blend[1] = t.hh * t.lw * t.m;
     blend[2] = t.lh * t.hw * t.m, blend[3] = t.lh * t.lw * t.m;
@@ -187,9 +208,9 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
     const Index even_column = t.w0 + odd, odd_column = t.w0 + 1 - odd;
     const int rows = (t.h0 >= 0 ? 3 : 0) | (t.h0 + 1 < q.h ? 12 : 0);
     const int columns = (even_column < q.w ? 5 : 0) | (odd_column >= 0 && odd_column < q.w ? 10 : 0);
-    cell = ((at.g * (q.h + 1) + t.h0 + 1) * q.pitch + t.w0 + 1) * 16 + (rows & columns);
-    x = t.h0 * q.x.h + even_column * q.x.w + channel;
-    r.sums = t.h0 * q.sums.h + even_column * q.sums.w + channel;
+    places.cell = ((at.g * (q.h + 1) + t.h0 + 1) * q.pitch + t.w0 + 1) * 16 + (rows & columns);
+    places.x = t.h0 * q.x.h + even_column * q.x.w + channel;
+    places.sums = t.h0 * q.sums.h + even_column * q.sums.w + channel;
     if constexpr (kDerivative == 2) r.gg_x = t.h0 * q.gg_x.h + even_column * q.gg_x.w + channel;
 #pragma unroll
     for (int i = 0; i < 4 * kDerivative; i += 2) {
@@ -197,14 +218,13 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
       weight[i] = odd ? right : left, weight[i + 1] = odd ? left : right;
     }
   }
-#pragma unroll
-  for (int i = 0; i < 4 * kDerivative; ++i) r.weight[i] = weight[i];
-  r.cell = cell, r.x = x;
+  store<F, 4 * kDerivative>(r.weight, weight);
   const int k = static_cast<int>(at.k), kh = q.by_kw.quotient(k), kw = q.by_kw.remainder(k, kh);
   const auto row = [&](const Samples<Index>& s) {
     return at.ho * s.ho + at.wo * s.wo + kh * s.kh + kw * s.kw + channel;
   };
-  r.sample = row(sample);
+  places.sample = row(sample);
+  store_whole<Places<Index>>(r, places);
   if constexpr (kDerivative == 2) r.written = row(q.written);
 }
 

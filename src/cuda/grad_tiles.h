@@ -58,7 +58,7 @@ struct GradTilesShared {
   Array<Record<F, Index, kDerivative>> records;  // [tap]
   Array<Fractions<F>> fractions;                 // [tap]
   Array<F> masks;                                // [tap]
-  Array<F> dots;                                 // [row][tap][kDots]
+  Array<F> dots;                                 // [row][tap][kDots], of live taps
   Array<int> places;                             // [tap]: its bucket * 2^16 + its place there, if it is live
   Array<unsigned short> sorted;                  // [live tap]
   Array<int> begins;                             // [bucket], then the number of live taps
@@ -84,7 +84,8 @@ struct GradTilesShared {
 // counts[0 .. n) become the sums of all before each, counts[n] the sum of all. One warp does it.
 __device__ inline void sum_before(const Array<int>& counts, int n) {
   if (threadIdx.x >= kWarp) return;
-  const int lane = static_cast<int>(threadIdx.x), share = (n + kWarp - 1) / kWarp;
+  // A lane's share begins in a bank of its own, as an odd number of words does.
+  const int lane = static_cast<int>(threadIdx.x), share = (n + kWarp - 1) / kWarp | 1;
   const int begin = min(lane * share, n), end = min(begin + share, n);
   int mine = 0;
   for (int i = begin; i < end; ++i) mine += counts[i];
@@ -107,21 +108,17 @@ template <class T, class Index, int kDerivative>
 __device__ void sort_tile(const GradTilesArguments<T, Index>& a, const Tile<Index>& tile,
                           const GradTilesShared<T, Index, kDerivative>& shared) {
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
-  for (int i = first; i < tile.size(); i += step) {
-    Place<Index> at;
-    if (!tile.place(a.geometry, i, &at)) {
-      shared.records[i].cell = kAbsent;
-      continue;
-    }
-    const auto tap = locate(a.geometry, at);
+  const auto visit = [&](int i, const Place<Index>& at, const Offsets<T>& offsets) {
+    const auto tap = locate(a.geometry, at, offsets);
     fill_record(a.geometry, at, tap, a.geometry.read, shared.records[i]);
-    if (!tap.live) continue;
+    if (!tap.live) return;
     shared.fractions[i] = {tap.hh, tap.lh, tap.hw, tap.lw}, shared.masks[i] = tap.m;
     const int h = static_cast<int>(tap.h0) & ((1 << a.torus.log_h) - 1);
     const int w = static_cast<int>(tap.w0) & ((1 << a.torus.log_w) - 1);
     const int bucket = ((static_cast<int>(at.g - tile.first.g) << a.torus.log_h | h) << a.torus.log_w) | w;
     shared.places[i] = bucket << 16 | atomicAdd(&shared.begins[bucket], 1);
-  }
+  };
+  for_each_tap(a.geometry, tile, visit, [&](int i) { shared.records[i].cell = kAbsent; });
   __syncthreads();
   sum_before(shared.begins, shared.buckets);
   __syncthreads();
@@ -169,9 +166,19 @@ __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Inde
         }
         fetch(t, first + t + kTogether);
       }
-      sum_over_team(team, dots, [&](int number, F sum) {
-        const int i = first + number / kDots;
-        if (i < end) dots_of_row[shared.sorted[i] * kDots + number % kDots] += sum;
+      sum_over_team(team, dots, [&]<int N>(int number, const F(&sums)[N]) {
+        constexpr int kPart = N < kDots ? N : kDots;  // of one tap's
+#pragma unroll
+        for (int k = 0; k < N; k += kPart) {
+          const int i = first + (number + k) / kDots;
+          if (i >= end) continue;
+          F* to = dots_of_row + shared.sorted[i] * kDots + (number + k) % kDots;
+          F part[kPart] = {};
+          if (piece >= shared.rows_of_dots) load<F, kPart>(to, part);  // the row has an earlier piece's
+#pragma unroll
+          for (int j = 0; j < kPart; ++j) part[j] += sums[k + j];
+          store<F, kPart>(to, part);
+        }
       });
     }
     walk.leave(add);
@@ -187,7 +194,6 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks)
                                                       static_cast<int>(blockDim.x));
   const int first = static_cast<int>(threadIdx.x), step = static_cast<int>(blockDim.x);
   for (int i = first; i < shared.begins.size; i += step) shared.begins[i] = 0;
-  for (int i = first; i < shared.dots.size; i += step) shared.dots[i] = 0;
   __syncthreads();
   sort_tile(a, tile, shared);
   __syncthreads();

@@ -76,4 +76,32 @@ struct Tile {
   }
 };
 
+// Calls visit(i, at, offsets) for each tap of the tile that this thread has, absent(i) for what is beyond the
+// output. The offsets of several are on their way together: one after the other, a block of 128 threads would
+// wait five times for memory, and three blocks on an SM have nothing else to do meanwhile.
+template <class T, class Index, class Visit, class Absent>
+__device__ void for_each_tap(const Geometry<T, Index>& q, const Tile<Index>& tile, const Visit& visit,
+                             const Absent& absent) {
+  const int size = tile.size(), step = static_cast<int>(blockDim.x);
+  for (int begin = static_cast<int>(threadIdx.x); begin < size; begin += kAtATime * step) {
+    Place<Index> at[kAtATime];
+    Offsets<T> offsets[kAtATime];
+    bool exists[kAtATime];
+#pragma unroll
+    for (int t = 0; t < kAtATime; ++t) {
+      const int i = begin + t * step;
+      exists[t] = i < size && tile.place(q, i, &at[t]);
+      if (exists[t]) offsets[t] = load_offsets(q, at[t]);
+    }
+#pragma unroll
+    for (int t = 0; t < kAtATime; ++t) {
+      const int i = begin + t * step;
+      if (exists[t])
+        visit(i, at[t], offsets[t]);
+      else if (i < size)
+        absent(i);
+    }
+  }
+}
+
 }  // namespace tapfield::cuda

@@ -12,8 +12,6 @@
 
 namespace tapfield::cuda {
 
-constexpr int kAtATime = 4;  // loads of a thread that are under way together
-
 // Pixels numbered over all images: where one begins.
 class PixelNumbers {
  public:

@@ -67,7 +67,8 @@ class Walk {
   // corner is in grad_x's sums, at the group's first channel.
   template <class Add>
   __device__ __forceinline__ void move(const Tap& t, const Add& add) {
-    const Index cell = t.cell;
+    const Places<Index> places = load_whole<Places<Index>>(t);
+    const Index cell = places.cell;
     if (cell == cell_ && terms_ < kTerms) {
       ++terms_;
       return;
@@ -79,19 +80,20 @@ class Walk {
     for (int i = 0; i < 2; ++i) {
       if (next_column && i == odd) continue;  // it was the right one, and is the left one
       pass_on(columns_[i], add);
-      enter(columns_[i], i, odd, t);
+      enter(columns_[i], i, odd, places, t);
     }
     cell_ = cell, terms_ = 1;
   }
 
   // One tap of the cell: grad_x's sums, the lane's part of its dots. `writes`: and its row of grad_grad.
   __device__ __forceinline__ void tap(const Tap& t, Raw<T, V> fetched, F* dots, bool writes) {
-    F g[V];
+    F g[V], weight[4 * kDerivative];
     unpack<T, V>(fetched, g);
+    load<F, 4 * kDerivative>(t.weight, weight);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
       Column& c = columns_[k % 2];
-      add_scaled(c.sums[k / 2], t.weight[k], g);
+      add_scaled(c.sums[k / 2], weight[k], g);
       dots[k] = dot(g, c.v[k / 2]);
       if constexpr (kDerivative == 2) dots[4 + k] = dot(g, c.u[k / 2]);
     }
@@ -99,8 +101,8 @@ class Walk {
       F out[V] = {};
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        add_scaled(out, t.weight[k], columns_[k % 2].v[k / 2]);
-        add_scaled(out, t.weight[4 + k], columns_[k % 2].u[k / 2]);
+        add_scaled(out, weight[k], columns_[k % 2].v[k / 2]);
+        add_scaled(out, weight[4 + k], columns_[k % 2].u[k / 2]);
       }
       if (writes && works_) store_once<T, V>(grad_grad_ + t.written, out);
     }
@@ -127,18 +129,19 @@ class Walk {
       if (c.in_map >> 2 * row & 1) add(row, c.number, c.sums_at + row * sums_steps_.h, c.sums[row]);
   }
 
-  __device__ __forceinline__ void enter(Column& c, int i, int odd, const Tap& t) {
+  __device__ __forceinline__ void enter(Column& c, int i, int odd, const Places<Index>& places,
+                                        const Tap& t) {
     // From corner 0 to that of this column.
     const auto across = [&](Index w) { return i == 0 ? 0 : odd ? -w : w; };
-    c.in_map = works_ ? t.cell >> i : 0;
-    c.number = (t.cell >> 4) + (i ^ odd);
-    c.sums_at = t.sums + across(sums_steps_.w);
+    c.in_map = works_ ? places.cell >> i : 0;
+    c.number = (places.cell >> 4) + (i ^ odd);
+    c.sums_at = places.sums + across(sums_steps_.w);
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       const bool reads = c.in_map >> 2 * row & 1;
 #pragma unroll
       for (int e = 0; e < V; ++e) c.sums[row][e] = 0;
-      load_if<T, V>(reads, x_ + (t.x + across(x_steps_.w) + row * x_steps_.h), c.v[row]);
+      load_if<T, V>(reads, x_ + (places.x + across(x_steps_.w) + row * x_steps_.h), c.v[row]);
       if constexpr (kDerivative == 2) {
         const Index at = t.gg_x + across(gg_x_steps_.w) + row * gg_x_steps_.h;
         if (gg_x_wide_)

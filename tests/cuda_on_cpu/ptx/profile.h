@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts what the warps of translated kernels do, where they are compiled with PTX_PROFILE: instructions, and
-// the sectors and banks that their accesses touch. Lanes are taken to go together through a block of
-// instructions as often as each of them comes there.
+// Counts what the warps of translated kernels do, where those are compiled with PTX_PROFILE=1. Lanes are
+// taken to go together through a block of instructions as often as any of them comes there: a warp on a GPU,
+// whose lanes part, may do it more often.
 #pragma once
 
 #include <cstddef>
@@ -13,21 +13,27 @@ enum class Space { global, shared, param, generic };
 enum class Access { load, store, add };
 
 #if PTX_PROFILE
-// A thread enters its kernel's basic block `number`, of so many instructions.
+// A thread comes to basic block `number` of its file, of so many instructions.
 void enter(int number, int instructions);
+// It accesses memory in `line` of its file.
 void note(int line, Space space, Access access, std::uint64_t address, std::size_t bytes);
 #else
+inline void enter(int, int) {}
 inline void note(int, Space, Access, std::uint64_t, std::size_t) {}
 #endif
 
-// Of all warps, since the last reset.
+// Of all warps.
 struct Counts {
-  double instructions = 0;
-  double global_loads = 0, global_stores = 0, adds = 0;                       // instructions
-  double load_sectors = 0, store_sectors = 0, add_sectors = 0;                // of 32 bytes
-  double shared_accesses = 0, shared_passes = 0;  // instructions; passes over the banks they take
+  double instructions = 0;  // of PTX
+  // Sectors of 32 bytes that its accesses to global memory touch, each counted once an instruction.
+  double loaded = 0, stored = 0, added = 0;
+  // Passes over the 32 banks of shared memory: as many as the words of one bank that an instruction touches;
+  // 8 or 16 bytes a lane go by half or quarter of the warp. Atomic additions to one word come one by one.
+  double passes = 0;
 };
-Counts& counts();
-void end_block();  // of threads
+
+// From here on, in blocks that cuda_on_cpu runs; and what there was.
+void begin_profile();
+Counts end_profile();
 
 }  // namespace ptx_on_cpu

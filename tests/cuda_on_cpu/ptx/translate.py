@@ -111,7 +111,16 @@ def registers(text):
 
 def translate(ptx):
     out = ['#include "instructions.h"', "namespace ptx_on_cpu {", "namespace {"]
-    names, inside = [], False
+    names, inside, block, blocks = [], False, [], 0
+
+    def end_block():
+        nonlocal blocks
+        if block:
+            out.append(f"enter({blocks}, {len(block)});")
+            out.extend(block)
+            block.clear()
+            blocks += 1
+
     for line, text in enumerate(ptx.splitlines(), 1):
         text = re.sub(r"//.*", "", text).replace("\t", " ").strip()
         if m := re.search(r"\.entry (\w+)\(", text):
@@ -121,16 +130,20 @@ def translate(ptx):
             inside = True
         elif text == "}":
             inside = False
+            end_block()
             out.append("}")
         elif not inside or not text or text.startswith(".pragma"):
             pass
         elif text.startswith(".reg"):
             out.append(registers(text))
         elif m := re.fullmatch(r"\$(\w+):", text):
+            end_block()
             out.append(f"{m[1]}:;")
         else:
             text = re.sub(r"^\{ *(\.reg \.b16 tmp; )?|\s*\}$", "", text)
-            out.append(instruction(re.sub(r"\s+", " ", text), line))
+            block.append(instruction(re.sub(r"\s+", " ", text), line))
+            if re.search(r"\bbra\b", text):
+                end_block()
     for i, name in enumerate(names, 1):
         out.append(f'extern "C" void host{i}() asm("{name}");')
         out.append(f"const Kernel registered{i}(host{i}, kernel{i});")
