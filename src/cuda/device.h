@@ -41,14 +41,15 @@ __device__ T narrow(Compute<T> v) {
 template <class T>
 using Loaded = std::conditional_t<std::is_same_v<T, double>, double, unsigned>;
 
-template <class T>
-__device__ Loaded<T> load_raw(const void* p, std::int64_t i, bool wide) {
-  if constexpr (std::is_same_v<T, double>) {
-    return static_cast<const double*>(p)[i];
-  } else {
-    if (sizeof(T) == 4 || wide) return static_cast<const unsigned*>(p)[i];
-    return static_cast<const unsigned short*>(p)[i];
-  }
+// Calls load(p), p being `data` as a pointer to such elements' bits.
+template <class T, class Load>
+__device__ void with_raw(const void* data, bool wide, const Load& load) {
+  if constexpr (std::is_same_v<T, double>)
+    load(static_cast<const double*>(data));
+  else if (sizeof(T) == 4 || wide)
+    load(static_cast<const unsigned*>(data));
+  else
+    load(static_cast<const unsigned short*>(data));
 }
 template <class T>
 __device__ Compute<T> converted(Loaded<T> raw, bool wide) {
@@ -338,11 +339,11 @@ struct Team {
         rank(static_cast<int>(threadIdx.x) % size_) {}
 };
 
-// Sums each of K values over kLanes lanes. Calls deliver(number, sums) in each of them that has some in the
-// end: those from `number` on, an array of as many as a power of two. While lanes last, a lane hands half of
-// its values to its partner and keeps the sum of the others: 16 values over 32 lanes take 16 shuffles,
-// not 80. All lanes of the warp must call it.
-template <int kLanes, class F, int K, class Deliver>
+// Sums each of K values over kLanes lanes. Calls deliver(number, sums) in one of them for each run of at most
+// kTogether sums: an array of a power of two, the first of which has that number. While lanes last, a lane
+// hands half of its values to its partner and keeps the sum of the others: 16 values over 32 lanes take 16
+// shuffles, not 80. All lanes of the warp must call it.
+template <int kTogether, int kLanes, class F, int K, class Deliver>
 __device__ __forceinline__ void sum_over_lanes(int rank, F (&v)[K], const Deliver& deliver) {
   constexpr int kSteps = kLanes < K ? kLanes : K;  // lanes whose values differ in the end
   int first = 0;
@@ -361,22 +362,26 @@ __device__ __forceinline__ void sum_over_lanes(int rank, F (&v)[K], const Delive
   for (int distance = kSteps; distance < kLanes; distance *= 2)
     v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
   if (rank >= kSteps) return;
-  F sums[K / kSteps];
+  constexpr int kAll = K / kSteps, kRun = kAll < kTogether ? kAll : kTogether;
 #pragma unroll
-  for (int i = 0; i < K / kSteps; ++i) sums[i] = v[i];
-  deliver(first, sums);
+  for (int i = 0; i < kAll; i += kRun) {
+    F sums[kRun];
+#pragma unroll
+    for (int j = 0; j < kRun; ++j) sums[j] = v[i + j];
+    deliver(first + i, sums);
+  }
 }
 
 // The same over the lanes of every team of the warp.
-template <class F, int K, class Deliver>
+template <int kTogether, class F, int K, class Deliver>
 __device__ __forceinline__ void sum_over_team(const Team& team, F (&v)[K], const Deliver& deliver) {
   switch (team.size) {
-    case 1: return sum_over_lanes<1>(team.rank, v, deliver);
-    case 2: return sum_over_lanes<2>(team.rank, v, deliver);
-    case 4: return sum_over_lanes<4>(team.rank, v, deliver);
-    case 8: return sum_over_lanes<8>(team.rank, v, deliver);
-    case 16: return sum_over_lanes<16>(team.rank, v, deliver);
-    default: return sum_over_lanes<32>(team.rank, v, deliver);
+    case 1: return sum_over_lanes<kTogether, 1>(team.rank, v, deliver);
+    case 2: return sum_over_lanes<kTogether, 2>(team.rank, v, deliver);
+    case 4: return sum_over_lanes<kTogether, 4>(team.rank, v, deliver);
+    case 8: return sum_over_lanes<kTogether, 8>(team.rank, v, deliver);
+    case 16: return sum_over_lanes<kTogether, 16>(team.rank, v, deliver);
+    default: return sum_over_lanes<kTogether, 32>(team.rank, v, deliver);
   }
 }
 

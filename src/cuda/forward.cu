@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kMaxThreads) forward_kernel(ForwardArguments<T
     T* y = settled(a.y.image(tile.first.n) + lane.first);
     for (int i = team.index; i < tile.size(); i += teams) {
       const auto& record = shared.records[i];
-      const auto tap = load_whole<Places<Index>>(record);
+      const auto tap = load_whole<Addresses<Index>>(record);
       if (tap.cell == kAbsent) continue;
       F v[4][V], weight[4], sum[V] = {};
       load<F, 4>(record.weight, weight);

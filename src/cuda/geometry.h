@@ -22,7 +22,11 @@ struct Scalars {
   __device__ std::int64_t at(std::int64_t in, Index ih, Index iw, Index ic) const {
     return in * n + (ih * h + iw * w + ic * c);
   }
-  __device__ Compute<T> read(std::int64_t i) const { return converted<T>(load_raw<T>(data, i, wide), wide); }
+  __device__ Compute<T> read(std::int64_t i) const {
+    Loaded<T> raw;
+    with_raw<T>(data, wide, [&](const auto* p) { raw = p[i]; });
+    return converted<T>(raw, wide);
+  }
   __device__ void write(std::int64_t i, Compute<T> v) const {
     if (wide)
       reinterpret_cast<Compute<T>*>(data)[i] = v;
@@ -108,8 +112,12 @@ __device__ Offsets<T> load_offsets(const Geometry<T, Index>& q, const Place<Inde
   const auto& from = q.offsets;
   const std::int64_t step = static_cast<std::int64_t>(q.groups * q.kh * q.kw) * from.c;
   const std::int64_t o = from.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
-  Offsets<T> r{load_raw<T>(from.data, o, from.wide), load_raw<T>(from.data, o + step, from.wide), {}};
-  if (q.modulated) r.mask = load_raw<T>(from.data, o + 2 * step, from.wide);
+  Offsets<T> r{};
+  with_raw<T>(from.data, from.wide, [&](const auto* p) {
+    p += o;
+    r.w = p[0], r.h = p[step];
+    if (q.modulated) r.mask = p[2 * step];
+  });
   return r;
 }
 
@@ -157,7 +165,7 @@ __device__ int odd_of(Index number) {
 
 // Where a tap's vectors are. One load of 16 bytes if Index has 4.
 template <class Index>
-struct alignas(16) Places {
+struct alignas(16) Addresses {
   // The number of its cell times 16, plus the corners that are in the map, as bits: none if the tap is dead,
   // whose weights are then 0. Numbers count groups, rows from -1 to h-1, and columns from -1 in `pitch`: one
   // more is the next column of the same row. kAbsent: no tap.
@@ -179,7 +187,7 @@ struct SecondOrder<Index, 2> {
 // kDerivative: 1 for the gradient (and the forward, whose weights are the same), 2 for the second derivative.
 // Two or four loads of 16 bytes.
 template <class F, class Index, int kDerivative>
-struct Record : Places<Index>, SecondOrder<Index, kDerivative> {
+struct Record : Addresses<Index>, SecondOrder<Index, kDerivative> {
   alignas(16) F weight[4 * kDerivative];  // by corner. 1: m b. 2: second_weight, then m b
 };
 constexpr int kAbsent = -1;
@@ -194,7 +202,7 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
   F weight[4 * kDerivative] = {};
   F* blend = weight + 4 * (kDerivative - 1);
   const Index channel = at.g * q.channels;
-  Places<Index> places{};
+  Addresses<Index> addresses{};
   if (t.live) {
     blend[0] = t.hh * t.hw * t.m, blend[1] = t.hh * t.lw * t.m;
     blend[2] = t.lh * t.hw * t.m, blend[3] = t.lh * t.lw * t.m;
@@ -208,9 +216,9 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
     const Index even_column = t.w0 + odd, odd_column = t.w0 + 1 - odd;
     const int rows = (t.h0 >= 0 ? 3 : 0) | (t.h0 + 1 < q.h ? 12 : 0);
     const int columns = (even_column < q.w ? 5 : 0) | (odd_column >= 0 && odd_column < q.w ? 10 : 0);
-    places.cell = ((at.g * (q.h + 1) + t.h0 + 1) * q.pitch + t.w0 + 1) * 16 + (rows & columns);
-    places.x = t.h0 * q.x.h + even_column * q.x.w + channel;
-    places.sums = t.h0 * q.sums.h + even_column * q.sums.w + channel;
+    addresses.cell = ((at.g * (q.h + 1) + t.h0 + 1) * q.pitch + t.w0 + 1) * 16 + (rows & columns);
+    addresses.x = t.h0 * q.x.h + even_column * q.x.w + channel;
+    addresses.sums = t.h0 * q.sums.h + even_column * q.sums.w + channel;
     if constexpr (kDerivative == 2) r.gg_x = t.h0 * q.gg_x.h + even_column * q.gg_x.w + channel;
 #pragma unroll
     for (int i = 0; i < 4 * kDerivative; i += 2) {
@@ -223,8 +231,8 @@ __device__ void fill_record(const Geometry<T, Index>& q, const Place<Index>& at,
   const auto row = [&](const Samples<Index>& s) {
     return at.ho * s.ho + at.wo * s.wo + kh * s.kh + kw * s.kw + channel;
   };
-  places.sample = row(sample);
-  store_whole<Places<Index>>(r, places);
+  addresses.sample = row(sample);
+  store_whole<Addresses<Index>>(r, addresses);
   if constexpr (kDerivative == 2) r.written = row(q.written);
 }
 

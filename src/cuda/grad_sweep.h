@@ -189,18 +189,10 @@ __global__ void __launch_bounds__(kMaxThreads, kLeastBlocks) sweep_kernel(GradSw
         }
         if (i + kTogether < count) walk.fetch(shared.records[first + i + kTogether], next[t]);
       }
-      sum_over_team(team, dots, [&]<int N>(int number, const F(&sums)[N]) {
-        constexpr int kPart = N < kDots ? N : kDots;  // of one tap's
-#pragma unroll
-        for (int k = 0; k < N; k += kPart) {
-          const int i = four + (number + k) / kDots;
-          if (i >= count || !is_mine(i)) continue;
-          F part[kPart];
-#pragma unroll
-          for (int j = 0; j < kPart; ++j) part[j] = sums[k + j];
-          store<F, kPart>(a.dots + (piece * a.taps + shared.taps[first + i]) * kDots + (number + k) % kDots,
-                          part);
-        }
+      sum_over_team<kDots>(team, dots, [&]<int N>(int number, const F(&sums)[N]) {
+        const int i = four + number / kDots;
+        if (i < count && is_mine(i))
+          store<F, N>(a.dots + (piece * a.taps + shared.taps[first + i]) * kDots + number % kDots, sums);
       });
     }
     __syncwarp();

@@ -166,19 +166,15 @@ __device__ void walk_tile(const GradTilesArguments<T, Index>& a, const Tile<Inde
         }
         fetch(t, first + t + kTogether);
       }
-      sum_over_team(team, dots, [&]<int N>(int number, const F(&sums)[N]) {
-        constexpr int kPart = N < kDots ? N : kDots;  // of one tap's
+      sum_over_team<kDots>(team, dots, [&]<int N>(int number, const F(&sums)[N]) {
+        const int i = first + number / kDots;
+        if (i >= end) return;
+        F* to = dots_of_row + shared.sorted[i] * kDots + number % kDots;
+        F all[N] = {};
+        if (piece >= shared.rows_of_dots) load<F, N>(to, all);  // an earlier piece's
 #pragma unroll
-        for (int k = 0; k < N; k += kPart) {
-          const int i = first + (number + k) / kDots;
-          if (i >= end) continue;
-          F* to = dots_of_row + shared.sorted[i] * kDots + (number + k) % kDots;
-          F part[kPart] = {};
-          if (piece >= shared.rows_of_dots) load<F, kPart>(to, part);  // the row has an earlier piece's
-#pragma unroll
-          for (int j = 0; j < kPart; ++j) part[j] += sums[k + j];
-          store<F, kPart>(to, part);
-        }
+        for (int k = 0; k < N; ++k) all[k] += sums[k];
+        store<F, N>(to, all);
       });
     }
     walk.leave(add);

@@ -77,8 +77,8 @@ struct Tile {
 };
 
 // Calls visit(i, at, offsets) for each tap of the tile that this thread has, absent(i) for what is beyond the
-// output. The offsets of several are on their way together: one after the other, a block of 128 threads would
-// wait five times for memory, and three blocks on an SM have nothing else to do meanwhile.
+// output. The three loads of several taps are on their way together: one after the other, a block of 128
+// threads would wait for memory some 15 times before it begins to walk.
 template <class T, class Index, class Visit, class Absent>
 __device__ void for_each_tap(const Geometry<T, Index>& q, const Tile<Index>& tile, const Visit& visit,
                              const Absent& absent) {

@@ -67,8 +67,8 @@ class Walk {
   // corner is in grad_x's sums, at the group's first channel.
   template <class Add>
   __device__ __forceinline__ void move(const Tap& t, const Add& add) {
-    const Places<Index> places = load_whole<Places<Index>>(t);
-    const Index cell = places.cell;
+    const Addresses<Index> addresses = load_whole<Addresses<Index>>(t);
+    const Index cell = addresses.cell;
     if (cell == cell_ && terms_ < kTerms) {
       ++terms_;
       return;
@@ -80,7 +80,7 @@ class Walk {
     for (int i = 0; i < 2; ++i) {
       if (next_column && i == odd) continue;  // it was the right one, and is the left one
       pass_on(columns_[i], add);
-      enter(columns_[i], i, odd, places, t);
+      enter(columns_[i], i, odd, addresses, t);
     }
     cell_ = cell, terms_ = 1;
   }
@@ -129,19 +129,19 @@ class Walk {
       if (c.in_map >> 2 * row & 1) add(row, c.number, c.sums_at + row * sums_steps_.h, c.sums[row]);
   }
 
-  __device__ __forceinline__ void enter(Column& c, int i, int odd, const Places<Index>& places,
+  __device__ __forceinline__ void enter(Column& c, int i, int odd, const Addresses<Index>& addresses,
                                         const Tap& t) {
     // From corner 0 to that of this column.
     const auto across = [&](Index w) { return i == 0 ? 0 : odd ? -w : w; };
-    c.in_map = works_ ? places.cell >> i : 0;
-    c.number = (places.cell >> 4) + (i ^ odd);
-    c.sums_at = places.sums + across(sums_steps_.w);
+    c.in_map = works_ ? addresses.cell >> i : 0;
+    c.number = (addresses.cell >> 4) + (i ^ odd);
+    c.sums_at = addresses.sums + across(sums_steps_.w);
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       const bool reads = c.in_map >> 2 * row & 1;
 #pragma unroll
       for (int e = 0; e < V; ++e) c.sums[row][e] = 0;
-      load_if<T, V>(reads, x_ + (places.x + across(x_steps_.w) + row * x_steps_.h), c.v[row]);
+      load_if<T, V>(reads, x_ + (addresses.x + across(x_steps_.w) + row * x_steps_.h), c.v[row]);
       if constexpr (kDerivative == 2) {
         const Index at = t.gg_x + across(gg_x_steps_.w) + row * gg_x_steps_.h;
         if (gg_x_wide_)

@@ -24,7 +24,7 @@ add_mutant(warp_sync_removed grad_sweep.h grad
 add_mutant(barrier_in_a_branch transpose.h copy
   "  __syncthreads();\n\n" "  if (warp == 0) __syncthreads();\n\n" "the barrier of line|races with a .* in shared memory")
 add_mutant(shuffle_in_a_branch grad_tiles.h grad
-  "sum_over_team(team, dots, [" "if (first >= end) break;\n      sum_over_team(team, dots, ["
+  "sum_over_team<kDots>(team, dots, [" "if (first >= end) break;\n      sum_over_team<kDots>(team, dots, ["
   "a lane waits for others|lanes of one mask wait|a mask names a lane")
 add_mutant(shared_memory_too_small grad_tiles.h grad
   "bytes = carver.used();" "bytes = carver.used() - 16;" "out of bounds")

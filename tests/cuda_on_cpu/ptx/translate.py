@@ -4,7 +4,8 @@
     python translate.py FILE.ptx FILE.cpp
 
 A kernel becomes a function, a register a variable of its bits, an instruction a call of the function of its name in
-instructions.h: add.s32 is add_<s32>. What is not known there does not compile.
+instructions.h: add.s32 is add_<s32>. What is not known there does not compile. The host's kernel is found by its
+symbol, which is the same for both compilers outside unnamed namespaces.
 """
 
 import re
