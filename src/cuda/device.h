@@ -158,8 +158,9 @@ __device__ void load_if(bool reads, const T* p, Compute<T> (&out)[V]) {
   }
 }
 
-template <class T, int V>
-__device__ void store_once(T* p, const Compute<T> (&v)[V]) {
+// Calls put(vector, bits) for each access.
+template <class T, int V, class Put>
+__device__ void store_by(T* p, const Compute<T> (&v)[V], const Put& put) {
   constexpr int kPart = kAtOnce<T, V>;
 #pragma unroll
   for (int at = 0; at < V; at += kPart) {
@@ -168,8 +169,17 @@ __device__ void store_once(T* p, const Compute<T> (&v)[V]) {
     for (int i = 0; i < kPart; ++i) e[i] = narrow<T>(v[at + i]);
     Raw<T, kPart> raw;
     memcpy(&raw, e, sizeof raw);
-    __stcs(reinterpret_cast<Raw<T, kPart>*>(p + at), raw);
+    put(reinterpret_cast<Raw<T, kPart>*>(p + at), raw);
   }
+}
+template <class T, int V>
+__device__ void store(T* p, const Compute<T> (&v)[V]) {
+  store_by<T, V>(p, v, [](auto* to, auto raw) { *to = raw; });
+}
+// Past the caches: for what is not read again soon.
+template <class T, int V>
+__device__ void store_once(T* p, const Compute<T> (&v)[V]) {
+  store_by<T, V>(p, v, [](auto* to, auto raw) { __stcs(to, raw); });
 }
 
 // ------ Multiply-adds: two in one instruction from sm_100 on
@@ -228,18 +238,6 @@ __device__ void add_atomically(F* p, const F (&v)[V]) {
   } else {
 #pragma unroll
     for (int i = 0; i < V; ++i) atomicAdd(p + i, v[i]);
-  }
-}
-
-// Into shared memory, or what is read again.
-template <class F, int V>
-__device__ void store(F* p, const F (&v)[V]) {
-  constexpr int kPart = kAtOnce<F, V>;
-#pragma unroll
-  for (int at = 0; at < V; at += kPart) {
-    Raw<F, kPart> raw;
-    memcpy(&raw, v + at, sizeof raw);
-    *reinterpret_cast<Raw<F, kPart>*>(p + at) = raw;
   }
 }
 

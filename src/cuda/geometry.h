@@ -22,11 +22,6 @@ struct Scalars {
   __device__ std::int64_t at(std::int64_t in, Index ih, Index iw, Index ic) const {
     return in * n + (ih * h + iw * w + ic * c);
   }
-  __device__ Compute<T> read(std::int64_t i) const {
-    Loaded<T> raw;
-    with_raw<T>(data, wide, [&](const auto* p) { raw = p[i]; });
-    return converted<T>(raw, wide);
-  }
   __device__ void write(std::int64_t i, Compute<T> v) const {
     if (wide)
       reinterpret_cast<Compute<T>*>(data)[i] = v;
@@ -101,15 +96,15 @@ struct Tap {
   F hh, lh, hw, lw, m;
 };
 
-// A tap's offsets and mask, on their way.
+// A tap's offsets and mask (0 without masks), or its gg_offsets, on their way.
 template <class T>
 struct Offsets {
-  Loaded<T> w, h, mask;  // mask: if there are masks
+  Loaded<T> w, h, mask;
 };
 
 template <class T, class Index>
-__device__ Offsets<T> load_offsets(const Geometry<T, Index>& q, const Place<Index>& at) {
-  const auto& from = q.offsets;
+__device__ Offsets<T> load_offsets(const Geometry<T, Index>& q, const Scalars<T, Index>& from,
+                                   const Place<Index>& at) {
   const std::int64_t step = static_cast<std::int64_t>(q.groups * q.kh * q.kw) * from.c;
   const std::int64_t o = from.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
   Offsets<T> r{};
@@ -135,7 +130,7 @@ __device__ Tap<F, Index> locate(const Geometry<T, Index>& q, const Place<Index>&
 
 template <class T, class Index, class F = Compute<T>>
 __device__ Tap<F, Index> locate(const Geometry<T, Index>& q, const Place<Index>& at) {
-  return locate(q, at, load_offsets(q, at));
+  return locate(q, at, load_offsets(q, q.offsets, at));
 }
 
 // (a, b, e) of math.h.
@@ -147,11 +142,9 @@ struct Cotangents {
 template <class T, class Index, class F = Compute<T>>
 __device__ Cotangents<F> cotangents(const Geometry<T, Index>& q, const Place<Index>& at) {
   if (!q.gg_offsets.data) return {0, 0, 0};
-  const Index plane = q.groups * q.kh * q.kw;
-  const std::int64_t o = q.gg_offsets.at(at.n, at.ho, at.wo, at.g * q.kh * q.kw + at.k);
-  const std::int64_t step = static_cast<std::int64_t>(plane) * q.gg_offsets.c;
-  return {q.gg_offsets.read(o), q.gg_offsets.read(o + step),
-          q.modulated ? q.gg_offsets.read(o + 2 * step) : F(0)};
+  const Offsets<T> o = load_offsets(q, q.gg_offsets, at);
+  const bool wide = q.gg_offsets.wide;
+  return {converted<T>(o.w, wide), converted<T>(o.h, wide), converted<T>(o.mask, wide)};
 }
 
 // ------ Records: what the channel loops need of a tap

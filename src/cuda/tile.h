@@ -91,7 +91,7 @@ __device__ void for_each_tap(const Geometry<T, Index>& q, const Tile<Index>& til
     for (int t = 0; t < kAtATime; ++t) {
       const int i = begin + t * step;
       exists[t] = i < size && tile.place(q, i, &at[t]);
-      if (exists[t]) offsets[t] = load_offsets(q, at[t]);
+      if (exists[t]) offsets[t] = load_offsets(q, q.offsets, at[t]);
     }
 #pragma unroll
     for (int t = 0; t < kAtATime; ++t) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // PTX's instructions as functions on the bits of registers, as the PTX ISA defines them; those that nvcc
-// makes of our kernels. add.s32 is add_<s32>. Included by what translate.py writes.
+// makes of our kernels. add.s32 is add_<s32>, setp.lt.s32 is setp_<lt, s32>. Included by what translate.py
+// writes.
 #pragma once
 
 #include <bit>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <tuple>
 #include <type_traits>
 
 #include "cuda_bf16.h"
@@ -39,26 +41,10 @@ struct f32x2 {
   f32 low, high;
 };
 
-template <std::size_t bytes>
-struct BitsOf;
-template <>
-struct BitsOf<1> {
-  using type = b8;
-};
-template <>
-struct BitsOf<2> {
-  using type = b16;
-};
-template <>
-struct BitsOf<4> {
-  using type = b32;
-};
-template <>
-struct BitsOf<8> {
-  using type = b64;
-};
 template <class T>
-using Bits = std::conditional_t<std::is_same_v<T, pred>, pred, typename BitsOf<sizeof(T)>::type>;
+using Bits =
+    std::conditional_t<std::is_same_v<T, pred>, pred,
+                       std::tuple_element_t<std::bit_width(sizeof(T)) - 1, std::tuple<b8, b16, b32, b64>>>;
 
 template <class T>
 T as(Bits<T> bits) {
@@ -191,53 +177,25 @@ Bits<T> selp_(Bits<T> a, Bits<T> b, pred p) {
 
 // ------ Comparisons. Those whose names end in u are true of a NaN; `ne` is not.
 
-template <class T>
-pred setp_lt_(Bits<T> a, Bits<T> b) {
-  return as<T>(a) < as<T>(b);
-}
-template <class T>
-pred setp_le_(Bits<T> a, Bits<T> b) {
-  return as<T>(a) <= as<T>(b);
-}
-template <class T>
-pred setp_gt_(Bits<T> a, Bits<T> b) {
-  return as<T>(a) > as<T>(b);
-}
-template <class T>
-pred setp_ge_(Bits<T> a, Bits<T> b) {
-  return as<T>(a) >= as<T>(b);
-}
-template <class T>
-pred setp_eq_(Bits<T> a, Bits<T> b) {
-  return as<T>(a) == as<T>(b);
-}
-template <class T>
-pred setp_ne_(Bits<T> a, Bits<T> b) {
-  return as<T>(a) < as<T>(b) || as<T>(a) > as<T>(b);
-}
-template <class T>
-pred setp_ltu_(Bits<T> a, Bits<T> b) {
-  return !setp_ge_<T>(a, b);
-}
-template <class T>
-pred setp_leu_(Bits<T> a, Bits<T> b) {
-  return !setp_gt_<T>(a, b);
-}
-template <class T>
-pred setp_gtu_(Bits<T> a, Bits<T> b) {
-  return !setp_le_<T>(a, b);
-}
-template <class T>
-pred setp_geu_(Bits<T> a, Bits<T> b) {
-  return !setp_lt_<T>(a, b);
-}
-template <class T>
-pred setp_equ_(Bits<T> a, Bits<T> b) {
-  return !setp_ne_<T>(a, b);
-}
-template <class T>
-pred setp_neu_(Bits<T> a, Bits<T> b) {
-  return !setp_eq_<T>(a, b);
+enum Comparison { lt, le, gt, ge, eq, ne, ltu, leu, gtu, geu, equ, neu };
+
+template <Comparison how, class T>
+pred setp_(Bits<T> a_, Bits<T> b_) {
+  const T a = as<T>(a_), b = as<T>(b_);
+  switch (how) {
+    case lt: return a < b;
+    case le: return a <= b;
+    case gt: return a > b;
+    case ge: return a >= b;
+    case eq: return a == b;
+    case ne: return a < b || a > b;
+    case ltu: return !(a >= b);
+    case leu: return !(a > b);
+    case gtu: return !(a <= b);
+    case geu: return !(a < b);
+    case equ: return !(a < b || a > b);
+    default: return !(a == b);  // neu
+  }
 }
 
 // ------ Conversions

@@ -21,13 +21,17 @@ TEST(Instructions, ShiftsByTheWidthAndMore) {
   EXPECT_EQ(shf_l_wrap_<b32>(0x80000000u, 1, 33), 3u);
 }
 
+template <Comparison how>
+bool compares(float a, float b) {
+  return setp_<how, f32>(bits(a), bits(b));
+}
+
 TEST(Instructions, ComparesNaN) {
-  const b32 nan = bits(kNaN), one = bits(1.0f);
-  EXPECT_FALSE(setp_lt_<f32>(nan, one) || setp_ge_<f32>(nan, one) || setp_eq_<f32>(nan, nan) ||
-               setp_ne_<f32>(nan, one));
-  EXPECT_TRUE(setp_ltu_<f32>(nan, one) && setp_geu_<f32>(nan, one) && setp_equ_<f32>(nan, one) &&
-              setp_neu_<f32>(nan, nan));
-  EXPECT_TRUE(setp_ltu_<f32>(bits(0.0f), one) && setp_leu_<f32>(one, one) && !setp_gtu_<f32>(one, one));
+  EXPECT_FALSE(compares<lt>(kNaN, 1) || compares<ge>(kNaN, 1) || compares<eq>(kNaN, kNaN));
+  EXPECT_FALSE(compares<ne>(kNaN, 1));
+  EXPECT_TRUE(compares<ltu>(kNaN, 1) && compares<geu>(kNaN, 1) && compares<equ>(kNaN, 1));
+  EXPECT_TRUE(compares<neu>(kNaN, kNaN));
+  EXPECT_TRUE(compares<ltu>(0, 1) && compares<leu>(1, 1) && !compares<gtu>(1, 1));
 }
 
 TEST(Instructions, SaturatesIntegers) {

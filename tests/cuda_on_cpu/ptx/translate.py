@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 OPERAND = re.compile(r"\{[^}]*\}|\[[^]]*\]|[^,\s][^,]*")
-SIZES = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
 def value(text):
@@ -48,18 +47,16 @@ def address(text):
 
 
 def access(opcode):
-    """ld.global.cs.v2.u32 -> the template's arguments, elements."""
+    """ld.global.cs.v2.u32 -> the template's arguments."""
     parts = opcode.split(".")
     space = next((p for p in parts if p in ("global", "shared", "param")), "generic")
-    count = next((int(p[1:]) for p in parts if re.fullmatch(r"v\d", p)), 1)
-    return f"Space::{space}, {parts[-1]}", count
+    return f"Space::{space}, {parts[-1]}"
 
 
 def statement(opcode, operands, line):
     """One instruction without its predicate."""
-    *name, suffix = opcode.split(".")
-    name = f"{'_'.join(name)}_<{suffix}>"
-    kind = opcode.split(".")[0]
+    kind, *middle, suffix = opcode.split(".") if "." in opcode else (opcode, "")
+    name = f"setp_<{middle[0]}, {suffix}>" if kind == "setp" else f"{'_'.join([kind, *middle])}_<{suffix}>"
     if kind == "bra":
         return f"goto {operands[0].strip('$')};"
     if kind == "ret":
@@ -69,12 +66,12 @@ def statement(opcode, operands, line):
     if opcode == "bar.warp.sync":
         return f"bar_warp_sync({value(operands[0])});"
     if kind == "ld":
-        return f"load<{access(opcode)[0]}>({address(operands[1])}, {', '.join(values(operands[0]))});"
+        return f"load<{access(opcode)}>({address(operands[1])}, {', '.join(values(operands[0]))});"
     if kind == "st":
-        return f"store<{access(opcode)[0]}>({address(operands[0])}, {', '.join(values(operands[1]))});"
+        return f"store<{access(opcode)}>({address(operands[0])}, {', '.join(values(operands[1]))});"
     if kind == "atom":
         before, added = values(operands[0]), values(operands[2])
-        return f"add_atomically<{access(opcode)[0]}>({address(operands[1])}, {{{', '.join(added)}}}, {', '.join(before)});"
+        return f"add_atomically<{access(opcode)}>({address(operands[1])}, {{{', '.join(added)}}}, {', '.join(before)});"
     if kind == "shfl":
         result, _, within = operands[0].partition("|")
         arguments = ", ".join(value(o) for o in operands[1:])
