@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "floats.h"
 #include "tapfield/tapfield.hpp"
 
 namespace tapfield {
@@ -25,9 +26,10 @@ class Workers {
 
   // Calls item(i, slot) once for every i in [0, items) and returns when all are done: what they wrote is then
   // visible to the caller. Items must not throw or wait. Each slot starts with its own share of the items,
-  // then helps the others.
+  // then helps the others. Items run in the default floating-point environment, whoever runs them.
   template <class Item>
   void run(std::int64_t items, const Item& item) const {
+    const DefaultFloats of_the_caller;
     const int slots = items < slots_ ? static_cast<int>(items) : slots_;
     if (slots <= 1) {
       for (std::int64_t i = 0; i < items; ++i) item(i, 0);
@@ -51,6 +53,7 @@ class Workers {
 
     std::int64_t begin(int s) const { return items / slots * s + (items % slots < s ? items % slots : s); }
     static void body(void* context, std::int64_t first, std::int64_t last) {
+      const DefaultFloats of_a_slot;
       const Share& self = *static_cast<const Share*>(context);
       for (int slot = static_cast<int>(first); slot < last; ++slot)
         for (int k = 0; k < self.slots; ++k) {

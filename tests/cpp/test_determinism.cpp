@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cfenv>
 #include <chrono>
 #include <random>
 #include <thread>
@@ -126,6 +127,34 @@ TEST_P(Determinism, OverParallelFors) {
         call.run(e);
         EXPECT_EQ(call.bytes(), want) << name << " " << threads;
       }
+  });
+}
+
+// Rounding up, on the caller's thread and on those of its parallel-for. (with_jax/ has threads that take
+// subnormals for zeros: that is the same register.)
+TEST_P(Determinism, WhateverTheThreadsFloatingPointEnvironment) {
+  const auto rounding_up = [](const auto& f) {
+    std::fesetround(FE_UPWARD);
+    f();
+    EXPECT_EQ(std::fegetround(), FE_UPWARD) << "the environment is not the caller's any more";
+    std::fesetround(FE_TONEAREST);
+  };
+  const tapfield_parallel_for on_odd_threads = [](void* up, std::int64_t n, tapfield_parallel_body body,
+                                                  void* context) {
+    std::vector<std::thread> threads;
+    for (std::int64_t i = 0; i < n; ++i)
+      threads.emplace_back(
+          [=] { (*static_cast<decltype(rounding_up)*>(up))([&] { body(context, i, i + 1); }); });
+    for (std::thread& t : threads) t.join();
+  };
+  for_each_call(*GetParam(), [&](Call& call, const auto& want, Execution e) {
+    for (const int threads : {1, 3}) {
+      e.threads = threads;
+      if (threads > 1)
+        e.parallel_for = on_odd_threads, e.pool = const_cast<void*>(static_cast<const void*>(&rounding_up));
+      rounding_up([&] { call.run(e); });
+      EXPECT_EQ(call.bytes(), want) << threads << " threads";
+    }
   });
 }
 
