@@ -11,8 +11,6 @@ table is time per call of what does almost nothing.
 
 import argparse
 import json
-import platform
-import statistics
 import sys
 import time
 from functools import partial
@@ -26,6 +24,7 @@ from tapfield.torch import deform_conv2d, deformable_offsets
 sys.path.append(str(Path(__file__).parent / "peers"))
 
 import layers  # noqa: E402
+from times import cpu, median, medians, per_call  # noqa: E402
 
 CASES = {
     row["name"].removeprefix("bench_"): row
@@ -34,31 +33,6 @@ CASES = {
 }
 EXTRA = {name: dict(x=x, ksize=[3, 3], strides=[1, 1], pads=[1] * 4, dilations=[1, 1], groups=1)
          for name, x in dict(pixel=[1, 1, 1, 4], tiny=[1, 8, 8, 16], eight=[1, 8, 8, 64], small=[2, 16, 16, 64]).items()}  # fmt: skip
-
-
-def seconds(call):
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def median(call, budget=0.3, least=3):
-    """Of some calls, after one that warms up."""
-    times = [seconds(call)]
-    times = [seconds(call) for _ in range(max(least, min(200, int(budget / times[0]))))]
-    return statistics.median(times)
-
-
-def medians(ours, theirs, budget=0.6, block=1):
-    """block: calls of each in a row, the first of which does not count where there are several. So it is where both have
-    threads of their own, which wait for a while after a call and run into the next one's time."""
-    seconds(ours)
-    count = max(3, min(100, int(budget / seconds(theirs) / block)))
-    times = [], []
-    for _ in range(count):
-        for call, side in zip((ours, theirs), times):
-            side += [seconds(call) for _ in range(block)][block > 1 :]
-    return tuple(statistics.median(side) for side in times)
 
 
 class Case:
@@ -179,11 +153,6 @@ def table(names, threads):
                 )
 
 
-def per_call(call, count=3000):
-    call()
-    return min(seconds(lambda: [call() for _ in range(count)]) for _ in range(3)) / count * 1e6
-
-
 def overhead():
     torch.set_num_threads(1)
     x, offsets = torch.randn(1, 1, 1, 1), torch.zeros(1, 1, 1, 3)
@@ -215,12 +184,8 @@ def main():
     parser.add_argument("--case", nargs="*", default=[*"abcdef", *EXTRA])
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     args = parser.parse_args()
-    cpu = next(
-        (line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
-        platform.machine(),
-    )
     print(
-        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {cpu}, {time.strftime('%Y-%m-%d')}"
+        f"torch {torch.__version__}, torchvision {torchvision.__version__}, {cpu()}, {time.strftime('%Y-%m-%d')}"
     )
     table(args.case, args.threads)
     overhead()

@@ -154,5 +154,19 @@ def test_same_bits_for_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(given[0], other))
 
 
+def test_subnormals_count_where_pytorch_flushes_them():
+    """The offsets of border_all bring taps to -1 and just above it, which is live."""
+    case = case_named("border_all-open")
+    arguments, attributes = tensors("grad", case, "float32", "NHWC"), case.attributes("NHWC")
+    want = outputs("grad", arguments, attributes)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU cannot flush subnormals")
+    try:
+        got = outputs("grad", arguments, attributes)
+    finally:
+        torch.set_flush_denormal(False)
+    assert all(torch.equal(a, b) for a, b in zip(got, want))
+
+
 def test_every_pass_is_covered():
     assert list(NAMES) == PASSES == calls.PASSES

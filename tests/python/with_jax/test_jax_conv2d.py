@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""deform_conv2d against the oracle's samples and NumPy's products: values, gradients, dtypes, errors."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from tapfield.convert import offsets_from_torchvision, offsets_to_torchvision
+from tapfield.jax import deform_conv2d
+
+from oracle import Oracle
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    name: str
+    input: tuple = (2, 6, 7, 8)
+    co: int = 4
+    ksize: tuple = (3, 3)
+    stride: tuple = (1, 1)
+    padding: tuple = (1, 1)
+    dilation: tuple = (1, 1)
+    groups: int = 1
+    offset_groups: int = 1
+    modulated: bool = True
+    bias: bool = True
+
+    @property
+    def how(self):
+        return dict(stride=self.stride, padding=self.padding, dilation=self.dilation)
+
+    def tensors(self, dtype="d", smooth=False):
+        """input, offset, weight, bias, mask, grad."""
+        rng = np.random.default_rng(3)
+        n, c, *size = self.input
+        taps = self.offset_groups * self.ksize[0] * self.ksize[1]
+        out = [
+            (s + 2 * p - d * (k - 1) - 1) // st + 1
+            for s, p, d, k, st in zip(size, self.padding, self.dilation, self.ksize, self.stride)
+        ]
+        offset = 1.5 * rng.standard_normal((n, 2 * taps, *out))
+        if smooth:
+            offset = np.floor(offset) + 0.25 + 0.5 * (offset - np.floor(offset))
+        given = [
+            rng.standard_normal(self.input),
+            offset,
+            rng.standard_normal((self.co, c // self.groups, *self.ksize)),
+            rng.standard_normal(self.co) if self.bias else None,
+            rng.standard_normal((n, taps, *out)) if self.modulated else None,
+            rng.standard_normal((n, self.co, *out)),
+        ]
+        return [None if t is None else t.astype(dtype) for t in given]
+
+
+LAYERS = [
+    Layer("plain"),
+    Layer("v1", modulated=False),
+    Layer("no_bias", bias=False),
+    Layer("offset_groups", offset_groups=3),
+    Layer("groups", groups=2),
+    Layer("groups_that_do_not_align", groups=2, offset_groups=3),
+    Layer("depthwise", groups=6, co=6, offset_groups=6),
+    Layer("attributes", ksize=(3, 2), stride=(2, 1), padding=(2, 0), dilation=(2, 3), input=(2, 6, 11, 10)),
+    Layer("pointwise", ksize=(1, 1), padding=(0, 0)),
+    Layer("one_pixel", input=(3, 4, 1, 1)),
+    Layer("empty", input=(0, 6, 7, 8)),
+]
+layers = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+
+
+def truth(layer, input, offset, weight, bias, mask, grad):
+    """out and the gradients of <out, grad>, in long double, and the sums of |terms| of out."""
+    how = dict(ksize=layer.ksize, deformable_groups=layer.offset_groups)
+    x, offsets = np.moveaxis(input, 1, 3), offsets_from_torchvision(offset, mask, **how)
+    (ph, pw), (kh, kw), g = layer.padding, layer.ksize, layer.groups
+    oracle = Oracle(
+        x, offsets, ksize=layer.ksize, strides=layer.stride, pads=(ph, ph, pw, pw), dilations=layer.dilation,
+        groups=layer.offset_groups, modulated=layer.modulated, border="closed",
+    )  # fmt: skip
+    y = oracle.forward(x)
+    n, rows, columns, c = y.value.shape
+    parts = lambda a: a.reshape(n, rows // kh, kh, columns // kw, kw, g, c // g)
+    w = weight.astype(np.longdouble).reshape(g, layer.co // g, c // g, kh, kw)
+    out = np.einsum("nhawbgc,gdcab->ngdhw", parts(y.value), w).reshape(grad.shape)
+    size = np.einsum("nhawbgc,gdcab->ngdhw", parts(y.magnitude), abs(w)).reshape(grad.shape)
+    if bias is not None:
+        out, size = out + bias[:, None, None], size + abs(bias)[:, None, None]
+    per_group = grad.astype(np.longdouble).reshape(n, g, layer.co // g, *grad.shape[2:])
+    grad_y = np.einsum("ngdhw,gdcab->nhawbgc", per_group, w).reshape(y.value.shape)
+    grad_x, grad_offsets = (s.value for s in oracle.grad(grad_y, x))
+    grad_offset, grad_mask = offsets_to_torchvision(grad_offsets, modulated=layer.modulated, **how)
+    grad_weight = np.einsum("nhawbgc,ngdhw->gdcab", parts(y.value), per_group).reshape(weight.shape)
+    return (
+        out,
+        size,
+        [
+            np.moveaxis(grad_x, 3, 1),
+            grad_offset,
+            grad_weight,
+            grad.sum((0, 2, 3)) if layer.bias else None,
+            grad_mask,
+        ],
+    )
+
+
+def run(layer, input, offset, weight, bias, mask):
+    return deform_conv2d(input, offset, weight, bias, mask=mask, **layer.how)
+
+
+@layers
+def test_values_and_gradients(layer):
+    *given, grad = layer.tensors()
+    out, _, gradients = truth(layer, *given, grad)
+    got, back = jax.vjp(lambda *t: run(layer, *t), *given)
+    near(got, out, 4 * 9 * 6)
+    # Terms of an input's element: its taps and their Co products; of weight's: all pixels.
+    for g, want in zip(back(jnp.asarray(grad)), gradients):
+        near(g, want, 4 * 9 * 6 * 2 * 80) if want is not None else None
+
+
+def near(got, want, terms):
+    """|error| <= 8 eps * terms * the largest: sums of `terms` products of up to five factors, whose terms do not exceed
+    the largest sum by more than the few times that 8 allows for."""
+    got = np.asarray(got)
+    assert got.shape == want.shape
+    if want.size:
+        assert abs(got - want).max() <= 8 * 2.0**-52 * terms * max(1, abs(want).max())
+
+
+@layers
+def test_second_derivative(layer):
+    *given, _ = layer.tensors(smooth=True)
+    if layer.input[0] == 0:
+        pytest.skip("an empty batch has no derivatives to compare")
+    there = [i for i, t in enumerate(given) if t is not None]
+    f = lambda *t: jnp.sin(run(layer, *(dict(zip(there, t)).get(i) for i in range(5))))
+    check_grads(f, [given[i] for i in there], 2, modes=["rev"], atol=1e-4, rtol=1e-4, eps=1e-4)
+    check_grads(f, [given[i] for i in there], 1, modes=["fwd"], atol=1e-4, rtol=1e-4, eps=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32], ids=lambda d: d.__name__)
+@pytest.mark.parametrize("offset_dtype", [None, jnp.float32], ids=["same", "float32"])
+def test_dtypes(dtype, offset_dtype):
+    """Samples and result are rounded once each; sums are made in float32."""
+    layer = LAYERS[0]
+    input, offset, weight, bias, mask, grad = layer.tensors(dtype)
+    offset, mask = offset.astype(offset_dtype or dtype), mask.astype(offset_dtype or dtype)
+    out, size, gradients = truth(layer, *(t.astype("d") for t in (input, offset, weight, bias, mask, grad)))
+    got, back = jax.vjp(lambda *t: run(layer, *t), input, offset, weight, bias, mask)
+    assert got.dtype == dtype
+    unit = float(jnp.finfo(dtype).eps)
+    # Half an ulp of each sample and of the result, and float32's sums of 54 products of bilinear terms.
+    error = abs(np.asarray(got).astype("d") - out.astype("d"))
+    assert (error <= (unit + 64 * 2.0**-23) * size.astype("d")).all()
+    for g, want, t in zip(back(jnp.asarray(grad)), gradients, (input, offset, weight, bias, mask)):
+        assert g.dtype == t.dtype
+        assert abs(np.asarray(g).astype("d") - want.astype("d")).max() <= 8 * unit * abs(want).max()
+
+
+def test_vmap_over_weights():
+    layer = LAYERS[0]
+    *given, _ = layer.tensors()
+    weights = np.stack([given[2], 2 * given[2], -given[2]])
+    got = jax.vmap(lambda w: run(layer, given[0], given[1], w, *given[3:]))(weights)
+    for g, w in zip(got, weights):
+        near(g, np.asarray(run(layer, given[0], given[1], w, *given[3:])), 4 * 9 * 6)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            dict(input=np.zeros((2, 6, 7))),
+            "input must have 4 dimensions [N, C, H, W] but has shape [2, 6, 7]",
+        ),
+        (
+            dict(offset=np.zeros((2, 17, 7, 8))),
+            "offset must have 2*offset_groups*Kh*Kw channels, a multiple of 18,",
+        ),
+        (
+            dict(offset=np.zeros((2, 18, 7, 9))),
+            "offset must have shape [2, 18, 7, 8] (N, 2*offset_groups*Kh*Kw,",
+        ),
+        (
+            dict(offset=np.zeros((2, 72, 7, 8)), mask=None),
+            "offset has 4 offset groups, which must divide input's C = 6",
+        ),
+        (
+            dict(mask=np.zeros((2, 18, 7, 8))),
+            "mask must have shape [2, 9, 7, 8] (N, offset_groups*Kh*Kw, Ho, Wo)",
+        ),
+        (dict(weight=np.zeros((4, 4, 3, 3))), "weight must have C/groups input channels for input's C = 6"),
+        (dict(weight=np.zeros((4, 0, 3, 3))), "weight must have no size of 0 but has shape [4, 0, 3, 3]"),
+        (dict(weight=np.zeros((5, 3, 3, 3))), "weight must have a multiple of groups = 2 output channels"),
+        (
+            dict(weight=np.zeros((4, 6, 9, 12)), offset=np.zeros((2, 216, 1, 1)), mask=None),
+            "must fit the padded",
+        ),
+        (dict(bias=np.zeros(5)), "bias must have shape [4] (Co) but has [5]"),
+        (dict(stride=0), "stride must be 2 integers of at least 1 (along H, along W) but is 0"),
+        (dict(padding=(1, -1)), "padding must be 2 integers of at least 0 (along H, along W) but is (1, -1)"),
+        (dict(dilation=(1, 1, 1)), "dilation must be 2 integers of at least 1"),
+        (dict(weight=np.zeros((4, 6, 3, 3), "f")), "weight must be float64, as input, but is float32"),
+        (dict(input=np.zeros((2, 6, 7, 8), "f2")), "offset must be float16, as input, or float32, but is"),
+        (
+            dict(input=np.zeros((2, 6, 7, 8), "i4")),
+            "input must be float16, bfloat16, float32 or float64 but is int32",
+        ),
+    ],
+    ids=lambda v: str(v)[:30] if isinstance(v, str) else "",
+)
+def test_errors(change, message):
+    input, offset, weight, bias, mask, _ = LAYERS[0].tensors()
+    given = dict(input=input, offset=offset, weight=weight, bias=bias, mask=mask, padding=1) | change
+    with pytest.raises((ValueError, TypeError)) as caught:
+        deform_conv2d(**given)
+    assert message in str(caught.value)
