@@ -81,6 +81,8 @@ def _check(x, offsets, ksize, strides, pads, dilations, data_format, deformable_
 def _varying_alike(*arrays):
     """Under shard_map: the arrays as varying over the mesh axes that any of them varies over."""
     types = [jax.typeof(a) for a in arrays]
-    axes = [t.manual_axis_type.varying if hasattr(t, "manual_axis_type") else t.vma for t in types]  # JAX < 0.10: vma
+    axes = [
+        t.manual_axis_type.varying if hasattr(t, "manual_axis_type") else t.vma for t in types
+    ]  # JAX < 0.10: vma
     missing = [frozenset.union(*axes) - have for have in axes]
     return [jax.lax.pcast(a, tuple(m), to="varying") if m else a for a, m in zip(arrays, missing)]
