@@ -9,9 +9,14 @@
 // On the CPU a call runs on XLA's threads; scratch is what the library keeps. On a GPU it is queued on XLA's
 // stream, with scratch of XLA's. XLA allocates the results.
 #include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "backends.h"
 #include "huge_pages.h"
@@ -92,7 +97,9 @@ class Call {
     return t;
   }
   const Tensor* result(bool columns = false) {
-    return tensor(*value(results_.get<ffi::AnyBuffer>(next_result_++)), columns);
+    const ffi::AnyBuffer buffer = *value(results_.get<ffi::AnyBuffer>(next_result_++));
+    if (device_.type == DeviceType::cpu) ask_for_huge_pages(buffer.untyped_data(), buffer.size_bytes());
+    return tensor(buffer, columns);
   }
   const Tensor* tensor(const ffi::AnyBuffer& buffer, bool columns) {
     const auto size = buffer.dimensions();
@@ -147,15 +154,14 @@ void parallel_for(void* pool, int64_t n, tapfield_parallel_body body, void* cont
     }
   };
   const auto items = std::make_shared<Items>(n, body, context);
-  for (int64_t i = 1; i < n; ++i) static_cast<ffi::ThreadPool*>(pool)->Schedule([items] { items->work(); });
+  try {
+    for (int64_t i = 1; i < n; ++i) static_cast<ffi::ThreadPool*>(pool)->Schedule([items] { items->work(); });
+  } catch (...) {}  // the caller does what nobody else comes for
   items->work();
   for (int64_t done = items->done; done < n; done = items->done) items->done.wait(done);
 }
 
 void run_on_cpu(ffi::ThreadPool pool, const Problem& p) {
-  ask_for_huge_pages(p.y, p.y_elements()), ask_for_huge_pages(p.grad_grad, p.y_elements());
-  ask_for_huge_pages(p.grad_x, p.n * p.h * p.w * p.c);
-  ask_for_huge_pages(p.grad_offsets, p.n * p.ho * p.wo * p.planes() * p.lanes());
   Execution e;
   const int64_t threads = pool.num_threads();
   e.threads = p.y_elements() < Workers::kShared || threads < 1 ? 1 : static_cast<int>(threads);
@@ -219,8 +225,9 @@ auto cuda_call() {
 
 }  // namespace
 
-#define HANDLER(name, run, binding)                                                                         \
-  extern "C" __attribute__((visibility("default"))) XLA_FFI_Error* tapfield_jax_##name(XLA_FFI_CallFrame*); \
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define HANDLER(name, run, binding)                                   \
+  EXPORT XLA_FFI_Error* tapfield_jax_##name(XLA_FFI_CallFrame* call); \
   XLA_FFI_DEFINE_HANDLER_SYMBOL(tapfield_jax_##name, run, binding)
 
 HANDLER(cpu_forward, on_cpu<Pass::forward>, cpu_call());
@@ -230,6 +237,9 @@ HANDLER(cuda_forward, on_cuda<Pass::forward>, cuda_call());
 HANDLER(cuda_grad, on_cuda<Pass::grad>, cuda_call());
 HANDLER(cuda_grad_grad, on_cuda<Pass::grad_grad>, cuda_call());
 
-extern "C" __attribute__((visibility("default"))) void tapfield_jax_release_scratch() { release_scratch(); }
+EXPORT void tapfield_jax_release_scratch() { release_scratch(); }
+
+// The jaxlib whose interface this was built for: an older one refuses it, with its whole CPU.
+EXPORT const char* tapfield_jax_built_for() { return TAPFIELD_JAXLIB; }
 
 }  // namespace tapfield::jax_door

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "huge_pages.h"
 #include "tapfield/tapfield.hpp"
 
 namespace tapfield::torch_door {
@@ -95,7 +96,9 @@ inline TorchTensor empty(const TorchTensor& like, ScalarType dtype, std::array<i
   AtenTensorHandle handle = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, size.data(), stride.data(), code, device,
                                                   like.get_device_index(), &handle));
-  return TorchTensor(handle);
+  const TorchTensor t(handle);
+  if (!t.is_cuda()) ask_for_huge_pages(t.mutable_data_ptr(), t.numel() * t.element_size());
+  return t;
 }
 
 // As t: its shape and dtype, dense, in t's memory order where that is one of the two.

@@ -4,7 +4,7 @@
 Works in eager mode and under jit, grad, jvp, vmap, checkpoint, shard_map and export; arrays sharded by N stay so.
 docs/jax.md shows how. Runs on XLA's threads; on a GPU, on XLA's stream.
 
-Needs JAX 0.9 or later, there when tapfield was built.
+Needs JAX 0.10 or later, there when tapfield was built.
 """
 
 from tapfield.jax.conv2d import deform_conv2d

@@ -4,8 +4,11 @@
 Its derivatives are those of the two. Columns are of the whole batch, Kh*Kw times the input where strides are 1.
 """
 
+import operator
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tapfield.convert import offsets_from_torchvision
 from tapfield.jax.operators import samples
@@ -44,6 +47,9 @@ def deform_conv2d(
     padding, dilation = _pair("padding", padding, 0), _pair("dilation", dilation, 1)
     offset_groups, groups = _checked(input, offset, weight, bias, mask, stride, padding, dilation)
     ksize = weight.shape[2:]
+    if mask is not None:  # one of them may be float32 beside the other of 16 bits
+        wider = max(offset.dtype, mask.dtype, key=lambda dtype: dtype.itemsize)
+        offset, mask = offset.astype(wider), mask.astype(wider)
     layout = dict(ksize=ksize, deformable_groups=offset_groups, data_format="NCHW")
     columns = samples(
         input,
@@ -64,18 +70,18 @@ def _product(columns, weight, bias, groups):
     """columns [N, Ho, Wo, Kh*Kw*C] by weight [Co, C/groups, Kh, Kw], plus bias [Co]: [N, Co, Ho, Wo]."""
     n, ho, wo, _ = columns.shape
     co, cg, kh, kw = weight.shape
-    sums = dict(preferred_element_type=jnp.promote_types(columns.dtype, jnp.float32))
+    sums = dict(preferred_element_type=jnp.float32 if columns.dtype.itemsize == 2 else columns.dtype)
     if groups == 1:
         # Of two matrices, and turned round afterwards: XLA's CPU takes 2 to 3 times as long for one einsum.
         weight = weight.transpose(2, 3, 1, 0).reshape(kh * kw * cg, co)
-        rows = jnp.matmul(columns.reshape(n * ho * wo, kh * kw * cg), weight, **sums)
+        out = jnp.matmul(columns.reshape(n * ho * wo, kh * kw * cg), weight, **sums).reshape(n, ho, wo, co)
     else:
-        columns = columns.reshape(n * ho * wo, kh * kw, groups, cg)
+        columns = columns.reshape(n, ho, wo, kh * kw, groups, cg)
         weight = weight.reshape(groups, co // groups, cg, kh * kw)
-        rows = jnp.einsum("pkgc,gdck->pgd", columns, weight, **sums).reshape(n * ho * wo, co)
+        out = jnp.einsum("nhwkgc,gdck->nhwgd", columns, weight, **sums).reshape(n, ho, wo, co)
     if bias is not None:
-        rows = rows + bias
-    return rows.astype(columns.dtype).reshape(n, ho, wo, co).transpose(0, 3, 1, 2)
+        out = out + bias.astype(out.dtype)[None, None, None]
+    return out.astype(columns.dtype).transpose(0, 3, 1, 2)
 
 
 # ------ Checks
@@ -85,8 +91,12 @@ _DTYPES = jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64
 
 def _pair(name, given, least):
     """torch.nn's way: one int for both axes."""
-    pair = (given, given) if isinstance(given, int) else tuple(given)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= least for v in pair):
+    integer = lambda v: hasattr(v, "__index__") and not isinstance(v, (bool, np.bool))
+    pair = (given, given) if integer(given) else given
+    if not isinstance(pair, (tuple, list)) or not all(map(integer, pair)):
+        raise TypeError(f"{name} must be an integer or 2 integers (along H, along W) but is {given!r}")
+    pair = tuple(map(operator.index, pair))
+    if len(pair) != 2 or not all(least <= v < 1 << 31 for v in pair):
         raise ValueError(f"{name} must be 2 integers of at least {least} (along H, along W) but is {given!r}")
     return pair
 
@@ -112,9 +122,11 @@ def _checked(input, offset, weight, bias, mask, stride, padding, dilation):
             raise TypeError(f"{name} must be {want}, but is {t.dtype}")
     n, c, h, w = input.shape
     co, cg, kh, kw = weight.shape
+    if any(map(_is_below_1, (c, h, w))):
+        raise ValueError(f"input must have C, H and W of at least 1 but has shape {shape(input)}")
     if 0 in weight.shape:
         raise ValueError(f"weight must have no size of 0 but has shape {shape(weight)}")
-    if c == 0 or c % cg:
+    if c % cg:
         want = f"C/groups input channels for input's C = {c}"
         raise ValueError(f"weight must have {want} but has shape {shape(weight)}")
     groups, taps = c // cg, kh * kw

@@ -15,7 +15,7 @@ grad_grad is y's tangent.
 import jax
 from jax.interpreters import ad, mlir
 
-from tapfield.jax.primitives import forward, grad, grad_grad, like, primitive, y_like
+from tapfield.jax.primitives import forward, grad, grad_grad, primitive, type_like, y_like
 
 
 def _split(tangents):
@@ -49,7 +49,7 @@ def _unsupported(*_, **a):
 
 
 def _tangent(x, offsets, *d, which, **a):
-    zero = ad.zeros_like_aval(like([jax.typeof(x)], y_like(x, x, offsets, a)))
+    zero = ad.zeros_like_aval(type_like(jax.typeof(x), y_like(x, x, offsets, a)))
     return grad_grad.bind(zero, x, offsets, *d, **_gg(which), **a)[:1]
 
 
@@ -159,6 +159,26 @@ grad_tangent = _linear(
     _grad_tangent_jvp,
     _grad_tangent_transpose,
 )
+
+
+# y is linear in x, the gradient in its cotangent: for jax.linear_transpose
+
+
+def _forward_transpose(cotangents, x, offsets, **a):
+    (c,) = cotangents
+    if type(c) is ad.Zero:
+        return None, None
+    # grad_x does not depend on x.
+    return grad.bind(c, ad.zeros_like_aval(x.aval), offsets, **a)[0], None
+
+
+def _grad_transpose(cotangents, c, x, offsets, **a):
+    which, d = _split(cotangents)
+    return tangent.bind(x, offsets, *d, which=which, **a)[0] if d else None, None, None
+
+
 ad.primitive_jvps[forward] = _forward_jvp
 ad.primitive_jvps[grad] = _grad_jvp
 ad.primitive_jvps[grad_grad] = _unsupported
+ad.primitive_transposes[forward] = _forward_transpose
+ad.primitive_transposes[grad] = _grad_transpose

@@ -8,13 +8,16 @@ batch of vmap is folded into N, and devices take images each. Derivatives: deriv
 import ctypes
 import functools
 import itertools
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxlib
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import batching, mlir, xla
 from jax.sharding import PartitionSpec
 
 import tapfield
@@ -23,41 +26,45 @@ _file = Path(tapfield.__file__).with_name("libtapfield_jax.so")
 if not _file.exists():
     raise ImportError(f"tapfield was built without JAX ({_file.name} is missing): install jax, build again")
 _LIBRARY = ctypes.CDLL(str(_file))
+_LIBRARY.tapfield_jax_built_for.restype = ctypes.c_char_p
+_built, _found = _LIBRARY.tapfield_jax_built_for().decode(), jaxlib.__version__
+_numbers = lambda version: tuple(map(int, re.findall(r"\d+", version)[:3]))
+if _numbers(_found) < _numbers(_built):  # it could not even begin: XLA refuses handlers of a later interface
+    raise ImportError(f"tapfield was built for jaxlib {_built} but {_found} is installed: build again")
 
 
 def primitive(name, shapes):
-    """A new primitive without a lowering. shapes(*types, **attributes): its results, each with shape and dtype."""
+    """A new primitive without a lowering. shapes(*types, **attributes): its results, an operand's type for one that is
+    like that, else a shape and a dtype."""
     p = Primitive(name)
     p.multiple_results = True
-    p.def_abstract_eval(lambda *avals, **a: [like(avals, s) for s in shapes(*avals, **a)])
-    p.def_impl(lambda *arrays, **a: _compiled(p, tuple(a.items()))(*arrays))
+    p.def_abstract_eval(lambda *types, **a: [type_like(types[0], s) for s in shapes(*types, **a)])
+    p.def_impl(functools.partial(xla.apply_primitive, p))
     batching.primitive_batchers[p] = functools.partial(_fold, p)
     return p
 
 
-@functools.cache
-def _compiled(p, attributes):
-    return jax.jit(lambda *arrays: p.bind(*arrays, **dict(attributes)))
-
-
-def like(avals, shape):
-    """The type of a result: divided among devices as the first operand's N is, and under shard_map varying over them
-    as that does."""
-    first = avals[0]
+def type_like(first, shape):
+    """The type of a result that has `shape`: that of an operand, or new and divided among devices as the first operand's
+    N is. Under shard_map it varies over the devices that the first operand varies over."""
+    if isinstance(shape, ShapedArray):
+        return shape.update(weak_type=False, manual_axis_type=first.manual_axis_type)
     spec = PartitionSpec(*first.sharding.spec[:1], *(None,) * (len(shape.shape) - 1))
     sharding = first.sharding.update(spec=spec)
     return first.update(shape=shape.shape, dtype=shape.dtype, weak_type=False, sharding=sharding)
 
 
 def _fold(p, arrays, axes, **attributes):
-    size = next(a.shape[axis] for a, axis in zip(arrays, axes) if axis is not None)
+    size, n = next(
+        (a.shape[axis], a.shape[1 if axis == 0 else 0]) for a, axis in zip(arrays, axes) if axis is not None
+    )
 
     def folded(a, axis):
         a = jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
-        return a.reshape(size * a.shape[1], *a.shape[2:])
+        return a.reshape(size * n, *a.shape[2:])
 
     outputs = p.bind(*map(folded, arrays, axes), **attributes)
-    return [o.reshape(size, o.shape[0] // size, *o.shape[1:]) for o in outputs], [0] * len(outputs)
+    return [o.reshape(size, n, *o.shape[1:]) for o in outputs], [0] * len(outputs)
 
 
 # ------ Shapes
@@ -102,7 +109,7 @@ def _kernel(p, name):
 
     # The GPU's kernels know no columns.
     without_columns = mlir.lower_fun(functools.partial(_by_samples, p), multiple_results=True)
-    mlir.register_lowering(p, lowering)
+    mlir.register_lowering(p, lowering, "cpu")
     mlir.register_lowering(
         p, lambda ctx, *o, **a: (without_columns if a["columns"] else lowering)(ctx, *o, **a), "cuda"
     )

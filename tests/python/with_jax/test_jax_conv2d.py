@@ -72,7 +72,8 @@ layers = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 
 
 def truth(layer, input, offset, weight, bias, mask, grad):
-    """out and the gradients of <out, grad>, in long double, and the sums of |terms| of out."""
+    """out and the gradients of <out, grad> in the order of the arguments, each with its sum of |terms|; None for what
+    is absent. In long double."""
     how = dict(ksize=layer.ksize, deformable_groups=layer.offset_groups)
     x, offsets = np.moveaxis(input, 1, 3), offsets_from_torchvision(offset, mask, **how)
     (ph, pw), (kh, kw), g = layer.padding, layer.ksize, layer.groups
@@ -83,51 +84,58 @@ def truth(layer, input, offset, weight, bias, mask, grad):
     y = oracle.forward(x)
     n, rows, columns, c = y.value.shape
     parts = lambda a: a.reshape(n, rows // kh, kh, columns // kw, kw, g, c // g)
-    w = weight.astype(np.longdouble).reshape(g, layer.co // g, c // g, kh, kw)
-    out = np.einsum("nhawbgc,gdcab->ngdhw", parts(y.value), w).reshape(grad.shape)
-    size = np.einsum("nhawbgc,gdcab->ngdhw", parts(y.magnitude), abs(w)).reshape(grad.shape)
+
+    def products(y, w, d):  # of the layer: out, the gradients of y and of weight
+        w = w.astype(np.longdouble).reshape(g, layer.co // g, c // g, kh, kw)
+        d = d.astype(np.longdouble).reshape(n, g, layer.co // g, *grad.shape[2:])
+        return (
+            np.einsum("nhawbgc,gdcab->ngdhw", parts(y), w).reshape(grad.shape),
+            np.einsum("ngdhw,gdcab->nhawbgc", d, w).reshape(y.shape),
+            np.einsum("nhawbgc,ngdhw->gdcab", parts(y), d).reshape(weight.shape),
+        )
+
+    def gradients(name, grad_y, x, grad_weight, grad_bias):
+        grad_x, grad_offsets = (getattr(s, name) for s in oracle.grad(grad_y, x))
+        grad_offset, grad_mask = offsets_to_torchvision(grad_offsets, modulated=layer.modulated, **how)
+        return np.moveaxis(grad_x, 3, 1), grad_offset, grad_weight, grad_bias, grad_mask
+
+    out, grad_y, grad_weight = products(y.value, weight, grad)
+    size, size_y, size_weight = products(y.magnitude, abs(weight), abs(grad))
     if bias is not None:
         out, size = out + bias[:, None, None], size + abs(bias)[:, None, None]
-    per_group = grad.astype(np.longdouble).reshape(n, g, layer.co // g, *grad.shape[2:])
-    grad_y = np.einsum("ngdhw,gdcab->nhawbgc", per_group, w).reshape(y.value.shape)
-    grad_x, grad_offsets = (s.value for s in oracle.grad(grad_y, x))
-    grad_offset, grad_mask = offsets_to_torchvision(grad_offsets, modulated=layer.modulated, **how)
-    grad_weight = np.einsum("nhawbgc,ngdhw->gdcab", parts(y.value), per_group).reshape(weight.shape)
-    return (
-        out,
-        size,
-        [
-            np.moveaxis(grad_x, 3, 1),
-            grad_offset,
-            grad_weight,
-            grad.sum((0, 2, 3)) if layer.bias else None,
-            grad_mask,
-        ],
-    )
+    values = gradients("value", grad_y, x, grad_weight, grad.sum((0, 2, 3)))
+    sizes = gradients("magnitude", size_y, abs(x), size_weight, abs(grad).sum((0, 2, 3)))
+    there = [t is not None for t in (input, offset, weight, bias, mask)]
+    return (out, size), [pair if here else None for here, pair in zip(there, zip(values, sizes))]
 
 
 def run(layer, input, offset, weight, bias, mask):
     return deform_conv2d(input, offset, weight, bias, mask=mask, **layer.how)
 
 
+# Of a layer here an output, or an element of a gradient, has at most 2 * 9 * 6 * 4 * 4 terms: products of up to five
+# factors. See tolerance.py: 4 eps for each of them, in whatever order they are added.
+TERMS = 2 * 9 * 6 * 4 * 4
+
+
+def near(got, want, size, eps=2.0**-52, unit=0.0):
+    """|error| <= (4 eps * terms + 2 unit) * the sum of |terms|. unit: of 16 bits, an ulp of what is rounded to them, the
+    samples or their gradient, and of the result."""
+    got = np.asarray(got)
+    assert got.shape == want.shape
+    assert (abs(got.astype("d") - want.astype("d")) <= (4 * eps * TERMS + 2 * unit) * size.astype("d")).all()
+
+
 @layers
 def test_values_and_gradients(layer):
     *given, grad = layer.tensors()
-    out, _, gradients = truth(layer, *given, grad)
+    out, gradients = truth(layer, *given, grad)
     got, back = jax.vjp(lambda *t: run(layer, *t), *given)
-    near(got, out, 4 * 9 * 6)
-    # Terms of an input's element: its taps and their Co products; of weight's: all pixels.
+    near(got, *out)
     for g, want in zip(back(jnp.asarray(grad)), gradients):
-        near(g, want, 4 * 9 * 6 * 2 * 80) if want is not None else None
-
-
-def near(got, want, terms):
-    """|error| <= 8 eps * terms * the largest: sums of `terms` products of up to five factors, whose terms do not exceed
-    the largest sum by more than the few times that 8 allows for."""
-    got = np.asarray(got)
-    assert got.shape == want.shape
-    if want.size:
-        assert abs(got - want).max() <= 8 * 2.0**-52 * terms * max(1, abs(want).max())
+        assert (g is None) == (want is None)
+        if want is not None:
+            near(g, *want)
 
 
 @layers
@@ -148,25 +156,34 @@ def test_dtypes(dtype, offset_dtype):
     layer = LAYERS[0]
     input, offset, weight, bias, mask, grad = layer.tensors(dtype)
     offset, mask = offset.astype(offset_dtype or dtype), mask.astype(offset_dtype or dtype)
-    out, size, gradients = truth(layer, *(t.astype("d") for t in (input, offset, weight, bias, mask, grad)))
+    out, gradients = truth(layer, *(t.astype("d") for t in (input, offset, weight, bias, mask, grad)))
     got, back = jax.vjp(lambda *t: run(layer, *t), input, offset, weight, bias, mask)
     assert got.dtype == dtype
-    unit = float(jnp.finfo(dtype).eps)
-    # Half an ulp of each sample and of the result, and float32's sums of 54 products of bilinear terms.
-    error = abs(np.asarray(got).astype("d") - out.astype("d"))
-    assert (error <= (unit + 64 * 2.0**-23) * size.astype("d")).all()
+    rounding = dict(eps=2.0**-23, unit=0.0 if dtype == jnp.float32 else float(jnp.finfo(dtype).eps))
+    near(got, *out, **rounding)
     for g, want, t in zip(back(jnp.asarray(grad)), gradients, (input, offset, weight, bias, mask)):
         assert g.dtype == t.dtype
-        assert abs(np.asarray(g).astype("d") - want.astype("d")).max() <= 8 * unit * abs(want).max()
+        near(g, *want, **rounding)
 
 
 def test_vmap_over_weights():
     layer = LAYERS[0]
-    *given, _ = layer.tensors()
+    *given, grad = layer.tensors()
     weights = np.stack([given[2], 2 * given[2], -given[2]])
     got = jax.vmap(lambda w: run(layer, given[0], given[1], w, *given[3:]))(weights)
     for g, w in zip(got, weights):
-        near(g, np.asarray(run(layer, given[0], given[1], w, *given[3:])), 4 * 9 * 6)
+        near(g, *truth(layer, given[0], given[1], w, *given[3:], grad)[0])
+
+
+def test_strict_promotion():
+    """JAX's strictest settings, with a mask of another dtype than offset's."""
+    layer = LAYERS[0]
+    input, offset, weight, bias, mask, _ = layer.tensors(jnp.bfloat16)
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        got = run(layer, input, offset.astype("f"), weight, bias, mask)
+        jax.grad(lambda b: run(layer, input, offset, weight, b, mask).sum())(bias)
+    want = run(layer, input, offset.astype("f"), weight, bias, mask.astype("f"))
+    assert got.dtype == jnp.bfloat16 and np.array_equal(got, want)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +216,17 @@ def test_vmap_over_weights():
             dict(weight=np.zeros((4, 6, 9, 12)), offset=np.zeros((2, 216, 1, 1)), mask=None),
             "must fit the padded",
         ),
+        (
+            dict(input=np.zeros((2, 6, 0, 8))),
+            "input must have C, H and W of at least 1 but has shape [2, 6, 0, 8]",
+        ),
+        (
+            dict(stride=2**70),
+            "stride must be 2 integers of at least 1 (along H, along W) but is 1180591620717411303424",
+        ),
+        (dict(stride=1.5), "stride must be an integer or 2 integers (along H, along W) but is 1.5"),
+        (dict(padding=True), "padding must be an integer or 2 integers (along H, along W) but is True"),
+        (dict(deterministic=1), "deterministic must be a bool but is 1"),
         (dict(bias=np.zeros(5)), "bias must have shape [4] (Co) but has [5]"),
         (dict(stride=0), "stride must be 2 integers of at least 1 (along H, along W) but is 0"),
         (dict(padding=(1, -1)), "padding must be 2 integers of at least 0 (along H, along W) but is (1, -1)"),
@@ -218,3 +246,9 @@ def test_errors(change, message):
     with pytest.raises((ValueError, TypeError)) as caught:
         deform_conv2d(**given)
     assert message in str(caught.value)
+
+
+def test_integers_of_numpy():
+    *given, _ = LAYERS[0].tensors()
+    got = deform_conv2d(*given[:4], mask=given[4], stride=np.int64(1), padding=[np.int32(1), 1])
+    assert np.array_equal(got, run(LAYERS[0], *given))

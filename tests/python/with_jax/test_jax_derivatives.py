@@ -86,6 +86,25 @@ def test_linear_in_x():
     back = lambda c: jax.vjp(f, x)[1](c)[0]
     c = jnp.cos(f(x))
     assert_same_bits(jax.vjp(back, c)[1](x), [np.asarray(jax.jvp(f, (x,), (x,))[1])])
+    assert_same_bits(jax.linear_transpose(f, x)(c), [np.asarray(back(c))])
+
+
+@pytest.mark.parametrize("only", [0, 1, None], ids=["grad_x", "grad_offsets", "both"])
+def test_linear_in_the_cotangent(only):
+    """The transpose of the gradient's map of it is y's tangent."""
+    case = case_named("c6_g3")
+    x, offsets = smooth(case)
+    pick = lambda g: g if only is None else g[only]
+    back = lambda c: pick(grad(c, x, offsets, **case.attributes("NHWC")))
+    along = jnp.cos(x), jnp.cos(offsets)
+    y, want = jax.jvp(
+        lambda *t: deformable_offsets(*t, **case.attributes("NHWC")),
+        (x, offsets),
+        tuple(t if only in (i, None) else jnp.zeros_like(t) for i, t in enumerate(along)),
+    )
+    (got,) = jax.linear_transpose(back, y)(pick(along))
+    # Of absent tangents no terms are added; the sums have 16.
+    assert abs(got - want).max() <= 16 * 2.0**-52 * abs(want).max()
 
 
 def test_16_bits_and_float32_offsets():

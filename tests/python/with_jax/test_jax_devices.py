@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays divided among devices, and exported programs."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,14 +83,42 @@ def test_explicit_shardings(function):
     assert_same_bits(as_list(got), want)
 
 
-@pytest.mark.parametrize("spec", [P(None, None, None, "d"), P("d", None, None, None)])
-def test_explicit_shardings_of_one_argument(spec):
-    """The result is divided as x's N is, whatever else is."""
-    x, offsets = tensors()
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("specs", [(P("d"), P()), (P(), P("d")), (P(None, None, None, "d"), P())], ids=str)
+def test_explicit_shardings_that_differ(specs, function):
+    """y is divided as x's N is, a gradient as what it is the gradient of."""
+    given, want = tensors(), as_list(function(*tensors()))
     with jax.set_mesh(mesh(AxisType.Explicit)):
-        got = jax.jit(f)(jax.device_put(x, spec), jax.device_put(offsets, P()))
-        assert jax.typeof(got).sharding.spec == P(spec[0], None, None, None)
-    assert_same_bits(as_list(got), as_list(f(x, offsets)))
+        divided = [jax.device_put(t, spec) for t, spec in zip(given, specs)]
+        got = jax.jit(function)(*divided)
+        of_y = [P(*specs[0][:1], *[None] * (4 - len(specs[0][:1])))]
+        expected = of_y if len(want) == 1 else [jax.typeof(t).sharding.spec for t in divided]
+        assert [jax.typeof(o).sharding.spec for o in jax.tree.leaves(got)] == expected
+    assert_same_bits(as_list(got), want)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_layer_with_explicit_shardings(groups):
+    x, offsets = (np.moveaxis(t, 3, 1) for t in tensors())
+    weight = np.ones((6, 4 // groups, 3, 3))
+    layer = lambda x, offset, w: deform_conv2d(x, offset, w, padding=1).sum()
+    gradient = jax.grad(layer, (0, 1, 2))
+    want = gradient(x, offsets[:, :18], weight)
+    with jax.set_mesh(mesh(AxisType.Explicit)):
+        got = jax.jit(gradient)(*(jax.device_put(t, P("d")) for t in (x, offsets[:, :18])), weight)
+    for g, w in zip(got, want):  # a weight's element has 8*6*7 terms of up to 4, in an order of XLA's
+        assert abs(np.asarray(g) - w).max() <= 2.0**-52 * 4 * 336 * abs(w).max()
+
+
+def test_a_divided_batch_of_vmap():
+    x, offsets = tensors()
+    many = [np.stack([t[:2] + i for i in range(4)]) for t in (x, offsets)]
+    compiled = (
+        jax.jit(jax.vmap(f))
+        .lower(*(jax.device_put(t, NamedSharding(mesh(), P("d"))) for t in many))
+        .compile()
+    )
+    assert "all-gather" not in compiled.as_text()
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -142,17 +172,39 @@ def test_export(function, sizes):
     assert_same_bits(as_list(tuple(jax.tree.leaves(again.call(x, offsets)))), as_list(function(x, offsets)))
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_lowered_for_a_gpu(function):
-    """No GPU is needed to write the program; the layer's calls there are of whole samples."""
-    text = export.export(jax.jit(function), platforms=["cuda"], disabled_checks=CALLS)(
+def layer(x, offsets):
+    x, offsets = (jnp.moveaxis(t, 3, 1) for t in (x, offsets))
+    return deform_conv2d(x, offsets[:, :18], jnp.ones((5, 4, 3, 3)), padding=1, mask=offsets[:, 18:])
+
+
+def layers_gradient(x, offsets):
+    return jax.grad(lambda *t: layer(*t).sum(), (0, 1))(x, offsets)
+
+
+@pytest.mark.parametrize("function", [layer, layers_gradient])
+def test_export_of_a_layer(function):
+    x, offsets = tensors()
+    n, h = export.symbolic_shape("n, h")
+    shapes = [jax.ShapeDtypeStruct((n, h, *t.shape[2:]), t.dtype) for t in (x, offsets)]
+    exported = export.export(jax.jit(function), disabled_checks=CALLS)(*shapes)
+    for got, want in zip(
+        as_list(tuple(jax.tree.leaves(exported.call(x, offsets)))), as_list(function(x, offsets))
+    ):
+        assert abs(got - want).max() <= 45 * 4 * 2.0**-52 * abs(want).max()  # sums of up to 9*5 products
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, layer, layers_gradient])
+def test_programs_for_other_machines(function):
+    """No GPU is needed to write the program; a layer's calls there are of whole samples. There is none for a TPU."""
+    write = lambda platform: export.export(jax.jit(function), platforms=[platform], disabled_checks=CALLS)(
         *tensors()
-    ).mlir_module()
-    assert "tapfield_" in text and "columns = false" in text
-    x, offsets = (np.moveaxis(t, 3, 1) for t in tensors())
-    layer = lambda x, o: deform_conv2d(x, o[:, :18], np.ones((5, 4, 3, 3)), padding=1, mask=o[:, 18:])
-    for platform, columns in ("cuda", "false"), ("cpu", "true"):
-        text = export.export(jax.jit(layer), platforms=[platform], disabled_checks=CALLS)(
-            x, offsets
-        ).mlir_module()
-        assert f"columns = {columns}" in text
+    )
+    calls = lambda platform: re.findall(
+        r"@(tapfield_\w+)\(.*columns = (true|false)", write(platform).mlir_module()
+    )
+    of_layer = function in (layer, layers_gradient)
+    assert {name for name, _ in calls("cuda")} == {name for name, _ in calls("cpu")} != set()
+    assert {columns for _, columns in calls("cuda")} == {"false"}
+    assert {columns for _, columns in calls("cpu")} == {"true" if of_layer else "false"}
+    with pytest.raises(NotImplementedError, match="deformable_offsets"):
+        write("tpu")

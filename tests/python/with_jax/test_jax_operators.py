@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import tapfield
 import tapfield.jax
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tapfield import convert
 from tapfield.jax import primitives
 from tapfield.jax.primitives import _by_samples
 
@@ -215,9 +217,107 @@ def test_arrays_of_jax_through_numpys_functions():
     assert_same_bits([y], [tapfield.deformable_offsets(x, offsets, **case.attributes("NHWC"))])
 
 
+def test_converters_give_arrays_of_jax():
+    rng = np.random.default_rng(0)
+    offset, mask, weight = (rng.standard_normal(s) for s in ((2, 18, 4, 5), (2, 9, 4, 5), (27, 3, 3, 3)))
+    for data_format in LAYOUTS:
+        how = dict(ksize=(3, 3), data_format=data_format)
+        offsets = convert.offsets_from_torchvision(jnp.asarray(offset), jnp.asarray(mask), **how)
+        assert isinstance(offsets, jax.Array)
+        assert_same_bits([offsets], [convert.offsets_from_torchvision(offset, mask, **how)])
+        assert_same_bits(convert.offsets_to_torchvision(offsets, **how), [offset, mask])
+    assert_same_bits(
+        convert.offset_conv_from_mmcv(jnp.asarray(weight), jnp.asarray(weight[:, 0, 0, 0])),
+        convert.offset_conv_from_mmcv(weight, weight[:, 0, 0, 0]),
+    )
+
+
 def test_release_scratch():
+    """Of 2^16 pixels with 9 taps each: some 20 MB."""
+    rng = np.random.default_rng(0)
+    x, offsets = rng.standard_normal((1, 256, 256, 33), "f"), rng.standard_normal((1, 256, 256, 27), "f")
+    how = dict(ksize=(3, 3), strides=(1, 1, 1, 1), pads=(1, 1, 1, 1))
+    y, back = jax.vjp(lambda *t: tapfield.jax.deformable_offsets(*t, **how), x, offsets)
+    jax.block_until_ready(back(y))
+    resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    before = resident()
     tapfield.jax.release_scratch()
+    assert before - resident() > 10e6
+
+
+@pytest.mark.parametrize("how", ["disable_jit", "debug_nans"])
+def test_debugging(how):
     case = case_named("c3_g1")
-    inputs = arrays("grad", case, np.float32)
-    want = numpys("grad", inputs, case.attributes("NHWC"))
-    assert_same_bits(bind("grad", inputs, case.attributes("NHWC")), want)
+    x, offsets = arrays("forward", case, np.float32)
+    operator = lambda x: tapfield.jax.deformable_offsets(x, offsets, **case.attributes("NHWC"))
+    want = np.asarray(operator(x))
+    if how == "disable_jit":
+        with jax.disable_jit():
+            assert_same_bits([operator(x)], [want])
+    else:
+        with jax.debug_nans(True):
+            assert_same_bits([operator(x)], [want])
+            with pytest.raises(FloatingPointError, match="deformable_offsets"):
+                operator(np.full_like(x, np.inf))
+
+
+def test_vmap_over_nothing():
+    case = case_named("c3_g1")
+    x, offsets = (np.zeros((0, *t.shape), "f") for t in arrays("forward", case, np.float32))
+    operator = lambda *t: tapfield.jax.deformable_offsets(*t, **case.attributes("NHWC"))
+    assert jax.vmap(operator)(x, offsets).shape == (0, *case.y)
+
+
+SYMBOLIC = dict(x=("n", "h", 6, 3), offsets=("n", "h", 6, 27))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(ksize=(3.5, 3)), "ksize must be a sequence of integers but is (3.5, 3)"),
+        (dict(ksize=(3,)), "ksize must have 2 entries"),
+        (dict(strides=(1, 0, 1, 1)), "strides must"),
+        (dict(deformable_groups=1.5), "deformable_groups must be an integer but is 1.5"),
+        (dict(deformable_groups=2), "deformable_groups must divide"),
+        (dict(modulated="no"), "modulated must be a bool but is 'no'"),
+        (dict(deterministic="no"), "deterministic must be a bool but is 'no'"),
+        (dict(border="half"), "border must be"),
+        (dict(data_format="NHCW"), "data_format must be"),
+        (dict(offsets=("n", "h", 6, 26)), "offsets must have shape"),
+        (dict(offsets=("n", "h", 7, 27)), "offsets must have shape"),
+        (dict(x=("n", "h", 3)), "x must have 4 dimensions"),
+        (dict(x=("n", "h", 6, "c")), "x must have a number of channels but has shape"),
+        (dict(dtype="int32"), "x must be float16, bfloat16, float32 or float64 but is int32"),
+    ],
+    ids=str,
+)
+def test_errors_where_sizes_are_symbols(change, message):
+    given = SYMBOLIC | case_named("c3_g1").attributes("NHWC") | change
+    scope = jax.export.SymbolicScope()
+    shapes = [
+        jax.ShapeDtypeStruct(
+            jax.export.symbolic_shape(", ".join(map(str, given.pop(name))), scope=scope),
+            given.get("dtype", "float32"),
+        )
+        for name in ("x", "offsets")
+    ]
+    given.pop("dtype", None)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        jax.eval_shape(lambda *t: tapfield.jax.deformable_offsets(*t, **given), *shapes)
+    assert message in str(caught.value)
+
+
+def test_lists_may_be_arrays():
+    case = case_named("c3_g1")
+    x, offsets = arrays("forward", case, np.float32)
+    attributes = case.attributes("NHWC")
+    arrays_of = {k: np.array(v) if isinstance(v, list) else v for k, v in attributes.items()}
+    want = forward(x, offsets, **attributes)
+    assert_same_bits(forward(x, offsets, **arrays_of), map(np.asarray, want))
+
+
+def test_a_jaxlib_before_the_one_it_was_built_for():
+    program = "import jaxlib; jaxlib.__version__ = '0.9.9'; import tapfield.jax"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ImportError: tapfield was built for jaxlib " in run.stderr
+    assert "but 0.9.9 is installed: build again" in run.stderr
