@@ -194,7 +194,9 @@ Array from_dlpack(const char* name, nb::handle h) {
 Array array(const char* name, nb::handle h) {
   if (PyArray_Check(h.ptr())) return from_numpy(name, reinterpret_cast<PyArrayObject*>(h.ptr()));
   if (nb::hasattr(h, "__dlpack__") && nb::hasattr(h, "__dlpack_device__")) return from_dlpack(name, h);
-  type_error(string(name) + " must be an array (NumPy, or any that speaks DLPack 1.0) but is " + kind(h));
+  const string what = kind(h);
+  const char* hint = what.ends_with("Tracer") ? ": inside JAX's transformations use tapfield.jax" : "";
+  type_error(string(name) + " must be an array (NumPy, or any that speaks DLPack 1.0) but is " + what + hint);
 }
 
 }  // namespace

@@ -19,9 +19,9 @@ Attributes, the same for all operators:
 
 Arrays are NumPy's, or any that speaks DLPack 1.0 on the CPU; the results are of the library that x is of
 (NumPy where that has no from_dlpack). On a CUDA GPU they are CuPy's, or of a library with its empty_like; the
-work is queued on the default stream. PyTorch's: tapfield.torch. Inputs may have any strides (also negative or
-0) and be read-only; they are read in place. `out` takes arrays to write into, which are returned; otherwise
-results are new and dense.
+work is queued on the default stream. PyTorch's: tapfield.torch; JAX's: tapfield.jax. Inputs may have any strides
+(also negative or 0) and be read-only; they are read in place. `out` takes arrays to write into, which are
+returned; otherwise results are new and dense.
 
 Errors: ValueError, TypeError for a dtype or an argument of the wrong kind, MemoryError. The message names the
 argument, and nothing has been written.

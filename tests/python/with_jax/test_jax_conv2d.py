@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """deform_conv2d against the oracle's samples and NumPy's products: values, gradients, dtypes, errors."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,69 +9,35 @@ from jax.test_util import check_grads
 from tapfield.convert import offsets_from_torchvision, offsets_to_torchvision
 from tapfield.jax import deform_conv2d
 
+from layers import LAYERS
 from oracle import Oracle
 
 
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    name: str
-    input: tuple = (2, 6, 7, 8)
-    co: int = 4
-    ksize: tuple = (3, 3)
-    stride: tuple = (1, 1)
-    padding: tuple = (1, 1)
-    dilation: tuple = (1, 1)
-    groups: int = 1
-    offset_groups: int = 1
-    modulated: bool = True
-    bias: bool = True
-
-    @property
-    def how(self):
-        return dict(stride=self.stride, padding=self.padding, dilation=self.dilation)
-
-    def tensors(self, dtype="d", smooth=False):
-        """input, offset, weight, bias, mask, grad."""
-        rng = np.random.default_rng(3)
-        n, c, *size = self.input
-        taps = self.offset_groups * self.ksize[0] * self.ksize[1]
-        out = [
-            (s + 2 * p - d * (k - 1) - 1) // st + 1
-            for s, p, d, k, st in zip(size, self.padding, self.dilation, self.ksize, self.stride)
-        ]
-        offset = 1.5 * rng.standard_normal((n, 2 * taps, *out))
-        if smooth:
-            offset = np.floor(offset) + 0.25 + 0.5 * (offset - np.floor(offset))
-        given = [
-            rng.standard_normal(self.input),
-            offset,
-            rng.standard_normal((self.co, c // self.groups, *self.ksize)),
-            rng.standard_normal(self.co) if self.bias else None,
-            rng.standard_normal((n, taps, *out)) if self.modulated else None,
-            rng.standard_normal((n, self.co, *out)),
-        ]
-        return [None if t is None else t.astype(dtype) for t in given]
+def tensors(layer, dtype="d", smooth=False):
+    """input, offset, weight, bias, mask, grad; bias or mask None where there is none."""
+    rng = np.random.default_rng(3)
+    n, c, _, _ = layer.input
+    taps = layer.offset_groups * layer.ksize[0] * layer.ksize[1]
+    offset = layer.spread * rng.standard_normal((n, 2 * taps, *layer.output))
+    if smooth:  # fractions in [1/4, 3/4]: off the kinks
+        offset = np.floor(offset) + 0.25 + 0.5 * (offset - np.floor(offset))
+    given = [
+        rng.standard_normal(layer.input),
+        offset,
+        rng.standard_normal((layer.co, c // layer.groups, *layer.ksize)),
+        rng.standard_normal(layer.co) if layer.bias else None,
+        rng.standard_normal((n, taps, *layer.output)) if layer.modulated else None,
+        rng.standard_normal((n, layer.co, *layer.output)),
+    ]
+    return [None if t is None else t.astype(dtype) for t in given]
 
 
-LAYERS = [
-    Layer("plain"),
-    Layer("v1", modulated=False),
-    Layer("no_bias", bias=False),
-    Layer("offset_groups", offset_groups=3),
-    Layer("groups", groups=2),
-    Layer("groups_that_do_not_align", groups=2, offset_groups=3),
-    Layer("depthwise", groups=6, co=6, offset_groups=6),
-    Layer("attributes", ksize=(3, 2), stride=(2, 1), padding=(2, 0), dilation=(2, 3), input=(2, 6, 11, 10)),
-    Layer("pointwise", ksize=(1, 1), padding=(0, 0)),
-    Layer("one_pixel", input=(3, 4, 1, 1)),
-    Layer("empty", input=(0, 6, 7, 8)),
-]
-layers = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+all_layers = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 
 
 def truth(layer, input, offset, weight, bias, mask, grad):
-    """out and the gradients of <out, grad> in the order of the arguments, each with its sum of |terms|; None for what
-    is absent. In long double."""
+    """out and the gradients of <out, grad> in the order of the arguments, None for what is absent: each in long double,
+    with its sum of |terms| and how many there are."""
     how = dict(ksize=layer.ksize, deformable_groups=layer.offset_groups)
     x, offsets = np.moveaxis(input, 1, 3), offsets_from_torchvision(offset, mask, **how)
     (ph, pw), (kh, kw), g = layer.padding, layer.ksize, layer.groups
@@ -94,41 +58,45 @@ def truth(layer, input, offset, weight, bias, mask, grad):
             np.einsum("nhawbgc,ngdhw->gdcab", parts(y), d).reshape(weight.shape),
         )
 
-    def gradients(name, grad_y, x, grad_weight, grad_bias):
-        grad_x, grad_offsets = (getattr(s, name) for s in oracle.grad(grad_y, x))
-        grad_offset, grad_mask = offsets_to_torchvision(grad_offsets, modulated=layer.modulated, **how)
-        return np.moveaxis(grad_x, 3, 1), grad_offset, grad_weight, grad_bias, grad_mask
-
     out, grad_y, grad_weight = products(y.value, weight, grad)
     size, size_y, size_weight = products(y.magnitude, abs(weight), abs(grad))
     if bias is not None:
         out, size = out + bias[:, None, None], size + abs(bias)[:, None, None]
-    values = gradients("value", grad_y, x, grad_weight, grad.sum((0, 2, 3)))
-    sizes = gradients("magnitude", size_y, abs(x), size_weight, abs(grad).sum((0, 2, 3)))
+    pixels, per_group = grad.size // layer.co, layer.co // g
+    values, sizes = oracle.grad(grad_y, x), oracle.grad(size_y, abs(x))
+
+    def of(name, sums, weight, bias):  # the gradients in the order of the arguments
+        grad_x, grad_offsets = (getattr(s, name).astype(np.longdouble) for s in sums)
+        grad_offset, grad_mask = offsets_to_torchvision(grad_offsets, modulated=layer.modulated, **how)
+        return np.moveaxis(grad_x, 3, 1), grad_offset, weight, bias, grad_mask
+
+    gradients = zip(
+        of("value", values, grad_weight, grad.sum((0, 2, 3))),
+        of("magnitude", sizes, size_weight, abs(grad).sum((0, 2, 3))),
+        (None if t is None else per_group * t for t in of("terms", values, 4 * pixels, pixels)),
+    )
     there = [t is not None for t in (input, offset, weight, bias, mask)]
-    return (out, size), [pair if here else None for here, pair in zip(there, zip(values, sizes))]
+    out = out, size, 4 * kh * kw * c // g + 1
+    return out, [sums if here else None for here, sums in zip(there, gradients)]
 
 
 def run(layer, input, offset, weight, bias, mask):
     return deform_conv2d(input, offset, weight, bias, mask=mask, **layer.how)
 
 
-# Of a layer here an output, or an element of a gradient, has at most 2 * 9 * 6 * 4 * 4 terms: products of up to five
-# factors. See tolerance.py: 4 eps for each of them, in whatever order they are added.
-TERMS = 2 * 9 * 6 * 4 * 4
-
-
-def near(got, want, size, eps=2.0**-52, unit=0.0):
-    """|error| <= (4 eps * terms + 2 unit) * the sum of |terms|. unit: of 16 bits, an ulp of what is rounded to them, the
-    samples or their gradient, and of the result."""
+def near(got, want, size, terms, eps=2.0**-52, unit=0.0):
+    """Products of up to five factors, added in whatever order: 4 eps * terms * the sum of |terms|, as in tolerance.py.
+    unit: an ulp of 16 bits, for what is rounded to them: the samples or their gradient, and the result."""
     got = np.asarray(got)
     assert got.shape == want.shape
-    assert (abs(got.astype("d") - want.astype("d")) <= (4 * eps * TERMS + 2 * unit) * size.astype("d")).all()
+    assert (
+        abs(got.astype("d") - want.astype("d")) <= ((4 * eps * terms + 2 * unit) * size).astype("d")
+    ).all()
 
 
-@layers
+@all_layers
 def test_values_and_gradients(layer):
-    *given, grad = layer.tensors()
+    *given, grad = tensors(layer)
     out, gradients = truth(layer, *given, grad)
     got, back = jax.vjp(lambda *t: run(layer, *t), *given)
     near(got, *out)
@@ -138,9 +106,9 @@ def test_values_and_gradients(layer):
             near(g, *want)
 
 
-@layers
+@all_layers
 def test_second_derivative(layer):
-    *given, _ = layer.tensors(smooth=True)
+    *given, _ = tensors(layer, smooth=True)
     if layer.input[0] == 0:
         pytest.skip("an empty batch has no derivatives to compare")
     there = [i for i, t in enumerate(given) if t is not None]
@@ -154,7 +122,7 @@ def test_second_derivative(layer):
 def test_dtypes(dtype, offset_dtype):
     """Samples and result are rounded once each; sums are made in float32."""
     layer = LAYERS[0]
-    input, offset, weight, bias, mask, grad = layer.tensors(dtype)
+    input, offset, weight, bias, mask, grad = tensors(layer, dtype)
     offset, mask = offset.astype(offset_dtype or dtype), mask.astype(offset_dtype or dtype)
     out, gradients = truth(layer, *(t.astype("d") for t in (input, offset, weight, bias, mask, grad)))
     got, back = jax.vjp(lambda *t: run(layer, *t), input, offset, weight, bias, mask)
@@ -168,7 +136,7 @@ def test_dtypes(dtype, offset_dtype):
 
 def test_vmap_over_weights():
     layer = LAYERS[0]
-    *given, grad = layer.tensors()
+    *given, grad = tensors(layer)
     weights = np.stack([given[2], 2 * given[2], -given[2]])
     got = jax.vmap(lambda w: run(layer, given[0], given[1], w, *given[3:]))(weights)
     for g, w in zip(got, weights):
@@ -178,7 +146,7 @@ def test_vmap_over_weights():
 def test_strict_promotion():
     """JAX's strictest settings, with a mask of another dtype than offset's."""
     layer = LAYERS[0]
-    input, offset, weight, bias, mask, _ = layer.tensors(jnp.bfloat16)
+    input, offset, weight, bias, mask, _ = tensors(layer, jnp.bfloat16)
     with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
         got = run(layer, input, offset.astype("f"), weight, bias, mask)
         jax.grad(lambda b: run(layer, input, offset, weight, b, mask).sum())(bias)
@@ -194,20 +162,20 @@ def test_strict_promotion():
             "input must have 4 dimensions [N, C, H, W] but has shape [2, 6, 7]",
         ),
         (
-            dict(offset=np.zeros((2, 17, 7, 8))),
+            dict(offset=np.zeros((2, 17, 9, 8))),
             "offset must have 2*offset_groups*Kh*Kw channels, a multiple of 18,",
         ),
         (
-            dict(offset=np.zeros((2, 18, 7, 9))),
-            "offset must have shape [2, 18, 7, 8] (N, 2*offset_groups*Kh*Kw,",
+            dict(offset=np.zeros((2, 18, 9, 9))),
+            "offset must have shape [2, 18, 9, 8] (N, 2*offset_groups*Kh*Kw,",
         ),
         (
-            dict(offset=np.zeros((2, 72, 7, 8)), mask=None),
+            dict(offset=np.zeros((2, 72, 9, 8)), mask=None),
             "offset has 4 offset groups, which must divide input's C = 6",
         ),
         (
-            dict(mask=np.zeros((2, 18, 7, 8))),
-            "mask must have shape [2, 9, 7, 8] (N, offset_groups*Kh*Kw, Ho, Wo)",
+            dict(mask=np.zeros((2, 18, 9, 8))),
+            "mask must have shape [2, 9, 9, 8] (N, offset_groups*Kh*Kw, Ho, Wo)",
         ),
         (dict(weight=np.zeros((4, 4, 3, 3))), "weight must have C/groups input channels for input's C = 6"),
         (dict(weight=np.zeros((4, 0, 3, 3))), "weight must have no size of 0 but has shape [4, 0, 3, 3]"),
@@ -232,16 +200,16 @@ def test_strict_promotion():
         (dict(padding=(1, -1)), "padding must be 2 integers of at least 0 (along H, along W) but is (1, -1)"),
         (dict(dilation=(1, 1, 1)), "dilation must be 2 integers of at least 1"),
         (dict(weight=np.zeros((4, 6, 3, 3), "f")), "weight must be float64, as input, but is float32"),
-        (dict(input=np.zeros((2, 6, 7, 8), "f2")), "offset must be float16, as input, or float32, but is"),
+        (dict(input=np.zeros((2, 6, 9, 8), "f2")), "offset must be float16, as input, or float32, but is"),
         (
-            dict(input=np.zeros((2, 6, 7, 8), "i4")),
+            dict(input=np.zeros((2, 6, 9, 8), "i4")),
             "input must be float16, bfloat16, float32 or float64 but is int32",
         ),
     ],
     ids=lambda v: str(v)[:30] if isinstance(v, str) else "",
 )
 def test_errors(change, message):
-    input, offset, weight, bias, mask, _ = LAYERS[0].tensors()
+    input, offset, weight, bias, mask, _ = tensors(LAYERS[0])
     given = dict(input=input, offset=offset, weight=weight, bias=bias, mask=mask, padding=1) | change
     with pytest.raises((ValueError, TypeError)) as caught:
         deform_conv2d(**given)
@@ -249,6 +217,6 @@ def test_errors(change, message):
 
 
 def test_integers_of_numpy():
-    *given, _ = LAYERS[0].tensors()
+    *given, _ = tensors(LAYERS[0])
     got = deform_conv2d(*given[:4], mask=given[4], stride=np.int64(1), padding=[np.int32(1), 1])
     assert np.array_equal(got, run(LAYERS[0], *given))

@@ -217,6 +217,16 @@ def test_arrays_of_jax_through_numpys_functions():
     assert_same_bits([y], [tapfield.deformable_offsets(x, offsets, **case.attributes("NHWC"))])
 
 
+@pytest.mark.parametrize("transform", [jax.jit, jax.vmap, lambda f: jax.grad(lambda x: f(x).sum())])
+def test_numpys_functions_inside_a_transformation(transform):
+    case = case_named("c3_g1")
+    x, offsets = arrays("forward", case, np.float32)
+    with pytest.raises(
+        TypeError, match="^x must be an array .*Tracer: inside JAX's transformations use tapfield.jax$"
+    ):
+        transform(lambda x: tapfield.deformable_offsets(x, offsets, **case.attributes("NHWC")))(x)
+
+
 def test_converters_give_arrays_of_jax():
     rng = np.random.default_rng(0)
     offset, mask, weight = (rng.standard_normal(s) for s in ((2, 18, 4, 5), (2, 9, 4, 5), (27, 3, 3, 3)))
