@@ -123,16 +123,15 @@ def _by_samples(p, *operands, **a):
 
     def samples(t):  # of columns
         n, ho, wo, k = t.shape
-        t = t.reshape(n, ho, wo, kh, kw, k // (kh * kw))
-        t = t.transpose((0, 5, 1, 3, 2, 4) if nchw else (0, 1, 3, 2, 4, 5))
-        return t.reshape(n, -1, ho * kh, wo * kw) if nchw else t.reshape(n, ho * kh, wo * kw, -1)
+        c = k // (kh * kw)
+        t = t.reshape(n, ho, wo, kh, kw, c).transpose((0, 5, 1, 3, 2, 4) if nchw else (0, 1, 3, 2, 4, 5))
+        return t.reshape((n, c, ho * kh, wo * kw) if nchw else (n, ho * kh, wo * kw, c))
 
     def columns(t):  # of samples
         n, h, w, c = (t.shape[i] for i in ((0, 2, 3, 1) if nchw else (0, 1, 2, 3)))
-        t = t.reshape((n, c, h // kh, kh, w // kw, kw) if nchw else (n, h // kh, kh, w // kw, kw, c))
-        return t.transpose((0, 2, 4, 3, 5, 1) if nchw else (0, 1, 3, 2, 4, 5)).reshape(
-            n, h // kh, w // kw, -1
-        )
+        ho, wo = h // kh, w // kw
+        t = t.reshape((n, c, ho, kh, wo, kw) if nchw else (n, ho, kh, wo, kw, c))
+        return t.transpose((0, 2, 4, 3, 5, 1) if nchw else (0, 1, 3, 2, 4, 5)).reshape(n, ho, wo, kh * kw * c)
 
     if p is not forward:
         operands = samples(operands[0]), *operands[1:]

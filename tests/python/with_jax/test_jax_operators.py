@@ -56,7 +56,7 @@ def test_same_bits_as_numpy(which, dtype, layout):
 @pytest.mark.parametrize("which", calls.PASSES)
 def test_columns_are_the_samples_in_another_order(which, layout):
     """By the CPU's kernels, and as GPUs make them."""
-    for case in CASES[::2]:
+    for case in [*CASES[::2], case_named("batch_0")]:
         inputs, attributes = arrays(which, case, np.float32, layout), case.attributes(layout)
         want = [*numpys(which, inputs, attributes)]
         if which != "forward":
@@ -64,7 +64,7 @@ def test_columns_are_the_samples_in_another_order(which, layout):
         if which != "grad":
             want[0] = in_columns(want[0], case, layout)
         assert_same_bits(bind(which, inputs, attributes, columns=True), want)
-        if case in CASES[::8]:
+        if case in CASES[::8] or case.name == "batch_0":
             how = of_primitive(which, attributes, columns=True)
             assert_same_bits(_by_samples(PRIMITIVES[which], *map(jnp.asarray, inputs), **how), want)
 
@@ -243,16 +243,16 @@ def test_converters_give_arrays_of_jax():
 
 
 def test_release_scratch():
-    """Of 2^16 pixels with 9 taps each: some 20 MB."""
+    """Of 147,456 pixels with 9 taps each: enough that malloc gives it back to the system."""
     rng = np.random.default_rng(0)
-    x, offsets = rng.standard_normal((1, 256, 256, 33), "f"), rng.standard_normal((1, 256, 256, 27), "f")
+    x, offsets = rng.standard_normal((1, 384, 384, 33), "f"), rng.standard_normal((1, 384, 384, 27), "f")
     how = dict(ksize=(3, 3), strides=(1, 1, 1, 1), pads=(1, 1, 1, 1))
     y, back = jax.vjp(lambda *t: tapfield.jax.deformable_offsets(*t, **how), x, offsets)
     jax.block_until_ready(back(y))
     resident = lambda: int(Path("/proc/self/statm").read_text().split()[1]) * 4096
     before = resident()
     tapfield.jax.release_scratch()
-    assert before - resident() > 10e6
+    assert before - resident() > 30e6
 
 
 @pytest.mark.parametrize("how", ["disable_jit", "debug_nans"])
