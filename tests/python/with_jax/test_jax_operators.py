@@ -22,14 +22,9 @@ from tapfield.jax.primitives import _by_samples
 
 import calls
 from cases import CASES, DTYPES, LAYOUTS, case_named
-from jax_operands import NAMES, OPERATORS, arrays, assert_same_bits, forward, in_columns
+from jax_operands import NAMES, OPERATORS, arrays, assert_same_bits, forward, in_columns, numpys
 
 PRIMITIVES = dict(forward=primitives.forward, grad=primitives.grad, grad_grad=primitives.grad_grad)
-
-
-def numpys(which, inputs, attributes):
-    out = calls.raw(which, type("T", (), dict(zip(NAMES[which], inputs))), attributes)
-    return out if isinstance(out, tuple) else (out,)
 
 
 def of_primitive(which, attributes, **more):
